@@ -2,4 +2,10 @@
 // operator's commands.
 package main
 
-func main() {}
+import (
+	"os"
+
+	"github.com/selvedge-io/selvedge/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

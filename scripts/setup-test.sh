@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Install what the tests need beyond Go: a C compiler for the race detector, Node
+# and the Azure SDKs, mosquitto's clients. Does nothing where all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need=()
+command -v gcc >/dev/null || need+=(gcc libc6-dev)
+command -v node >/dev/null || need+=(nodejs npm)
+command -v mosquitto_pub >/dev/null || need+=(mosquitto-clients)
+command -v openssl >/dev/null || need+=(openssl)
+if [ ${#need[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ]; then
+    echo "the tests need: ${need[*]}; install them, or run this as root" >&2
+    exit 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+if [ ! -e test/sdk/node_modules/.package-lock.json ] ||
+   [ test/sdk/package-lock.json -nt test/sdk/node_modules/.package-lock.json ]; then
+  (cd test/sdk && npm ci --no-audit --no-fund --loglevel=error)
+  touch test/sdk/node_modules/.package-lock.json
+fi
