@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/selvedge-io/selvedge/cli/show"
 	"github.com/selvedge-io/selvedge/trust/sas"
@@ -41,6 +42,7 @@ func deviceCommand(env *Env) *cobra.Command {
 func deviceCreate(env *Env) *cobra.Command {
 	var edge, exists bool
 	var authKind, parent, primary, secondary string
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:   "create DEVICE",
 		Short: "Register a device",
@@ -50,7 +52,7 @@ func deviceCreate(env *Env) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := map[string]any{"deviceId": args[0], "capabilities": map[string]bool{"iotEdge": edge}}
-			auth, err := authentication(authKind, primary, secondary)
+			auth, err := authentication(authKind, primary, secondary, keys)
 			if err != nil {
 				return err
 			}
@@ -87,6 +89,7 @@ func deviceCreate(env *Env) *cobra.Command {
 	f.BoolVar(&exists, "if-missing", false, "succeed when the device exists already, unchanged")
 	f.StringVar(&authKind, "auth", "sas", "how it proves itself: sas, x509-thumbprint or x509-ca")
 	f.StringVar(&parent, "parent", "", "the edge gateway it is a child of")
+	keys.register(f)
 	f.StringVar(&primary, "primary-thumbprint", "", "SHA-1 or SHA-256 of its certificate, in hex")
 	f.StringVar(&secondary, "secondary-thumbprint", "", "a second certificate, for roll-over")
 	_ = cmd.RegisterFlagCompletionFunc("auth", cobra.FixedCompletions(
@@ -94,13 +97,33 @@ func deviceCreate(env *Env) *cobra.Command {
 	return cmd
 }
 
-func authentication(kind, primary, secondary string) (map[string]any, error) {
+// keyFlags are keys brought along instead of made by the hub.
+type keyFlags struct{ primary, secondary string }
+
+func (k *keyFlags) register(f *pflag.FlagSet) {
+	f.StringVar(&k.primary, "primary-key", "", "its key, base64 of 16 to 64 bytes; the hub makes one when not given")
+	f.StringVar(&k.secondary, "secondary-key", "", "its second key, for roll-over")
+}
+
+// document is the authentication member of a registry document for keys.
+func (k *keyFlags) document() map[string]any {
+	doc := map[string]any{"type": "sas"}
+	if k.primary != "" || k.secondary != "" {
+		doc["symmetricKey"] = map[string]string{"primaryKey": k.primary, "secondaryKey": k.secondary}
+	}
+	return doc
+}
+
+func authentication(kind, primary, secondary string, keys keyFlags) (map[string]any, error) {
+	if kind != "sas" && keys != (keyFlags{}) {
+		return nil, show.Usagef("keys need --auth sas")
+	}
 	switch kind {
 	case "sas":
 		if primary != "" || secondary != "" {
 			return nil, show.Usagef("thumbprints need --auth x509-thumbprint")
 		}
-		return map[string]any{"type": "sas"}, nil
+		return keys.document(), nil
 	case "x509-thumbprint":
 		if primary == "" {
 			return nil, show.Usagef("--auth x509-thumbprint needs --primary-thumbprint; " +

@@ -30,11 +30,12 @@ func moduleCommand(env *Env) *cobra.Command {
 }
 
 func moduleCreate(env *Env) *cobra.Command {
-	return &cobra.Command{
+	var keys keyFlags
+	cmd := &cobra.Command{
 		Use: "create DEVICE MODULE", Short: "Register a module identity", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: completeDevice(env),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			body, err := json.Marshal(map[string]any{"deviceId": args[0], "moduleId": args[1]})
+			body, err := json.Marshal(map[string]any{"deviceId": args[0], "moduleId": args[1], "authentication": keys.document()})
 			if err != nil {
 				return fmt.Errorf("create module: %w", err)
 			}
@@ -45,6 +46,8 @@ func moduleCreate(env *Env) *cobra.Command {
 			return env.Print.Answer(raw, moduleRows(raw))
 		},
 	}
+	keys.register(cmd.Flags())
+	return cmd
 }
 
 func moduleList(env *Env) *cobra.Command {
