@@ -43,8 +43,9 @@ func (r *Reader) Seek(from Offset) {
 	}
 }
 
-// Unread moves the reader back to a record of the batch it gave last.
-func (r *Reader) Unread(rec Record) { r.at, r.proven = rec.Offset, true }
+// Resume moves the reader to an offset at which a record begins or began: the
+// Offset or Next of a record of this log, or an End. It is cheaper than Seek.
+func (r *Reader) Resume(at Offset) { r.at, r.proven = at, true }
 
 // Offset is where the reader stands: the offset of the next record, or the end.
 func (r *Reader) Offset() Offset { return max(r.at, 0) }
