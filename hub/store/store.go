@@ -78,7 +78,14 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 // without a context: a statement that is interrupted would undo the others' work
 // too. ctx counts until fn starts.
 func (db *DB) Write(ctx context.Context, fn func(*sql.Tx) error) error {
-	return db.writer.do(ctx, fn)
+	return db.writer.do(ctx, fn, nil)
+}
+
+// WriteThen is Write that calls then once fn's work is on disk and before it
+// returns. The calls of then come one at a time, in the order of the writes; then
+// must not block and must not write.
+func (db *DB) WriteThen(ctx context.Context, fn func(*sql.Tx) error, then func()) error {
+	return db.writer.do(ctx, fn, then)
 }
 
 // Read is the pool of read-only connections. It sees what is committed.

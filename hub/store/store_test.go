@@ -196,3 +196,28 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 }
+
+func TestThenComesInOrderOfTheWrites(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "hub.db"))
+	var written, told []int
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() {
+			err := db.WriteThen(t.Context(), func(tx *sql.Tx) error {
+				if i%7 == 0 {
+					return errors.New("no")
+				}
+				written = append(written, i) // the writer runs one at a time
+				_, err := tx.Exec(insertPolicy, fmt.Sprint("p", i), 1)
+				return err
+			}, func() { told = append(told, i) })
+			if (err != nil) != (i%7 == 0) {
+				t.Errorf("caller %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	if fmt.Sprint(written) != fmt.Sprint(told) {
+		t.Errorf("written %v, told %v", written, told)
+	}
+}

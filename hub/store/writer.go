@@ -33,6 +33,7 @@ type writer struct {
 type request struct {
 	ctx      context.Context
 	fn       func(*sql.Tx) error
+	then     func()
 	err      error
 	panicked any
 	done     chan struct{}
@@ -44,8 +45,8 @@ func newWriter(db *sql.DB) *writer {
 	return w
 }
 
-func (w *writer) do(ctx context.Context, fn func(*sql.Tx) error) error {
-	r := &request{ctx: ctx, fn: fn, done: make(chan struct{})}
+func (w *writer) do(ctx context.Context, fn func(*sql.Tx) error, then func()) error {
+	r := &request{ctx: ctx, fn: fn, then: then, done: make(chan struct{})}
 	if err := w.hand(r); err != nil {
 		return err
 	}
@@ -94,6 +95,9 @@ func (w *writer) run() {
 			batch = w.gather(append(batch[:0], r))
 			w.commit(batch)
 			for _, r := range batch {
+				if r.err == nil && r.then != nil {
+					r.then()
+				}
 				close(r.done)
 			}
 			clear(batch)

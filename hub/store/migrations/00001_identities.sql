@@ -33,7 +33,7 @@ CREATE TABLE policies (
     name          TEXT   NOT NULL PRIMARY KEY,
     primary_key   TEXT   NOT NULL,
     secondary_key TEXT   NOT NULL,
-    rights        BIGINT NOT NULL,
+    rights        TEXT   NOT NULL, -- names, comma-separated
     created       BIGINT NOT NULL
 );
 
