@@ -77,7 +77,8 @@ type Queue struct {
 	segments  []segment  // oldest first; the last one is written to
 	closed    bool
 
-	appender Appender // under the log's lock
+	appender Appender  // under the log's lock
+	answers  sync.Pool // of *answer
 
 	checkpointing sync.Mutex
 	dirty         chan struct{} // something changed since the last checkpoint
@@ -95,7 +96,7 @@ func Open(dir string, o Options) (*Queue, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{dir: dir, o: o, dirty: make(chan struct{}, 1), kick: make(chan struct{}, 1), quit: make(chan struct{})}
-	q.appender.q = q
+	q.answers.New = q.newAnswer
 	if err := q.load(); err != nil {
 		return nil, fmt.Errorf("open queue %s: %w", dir, err)
 	}
@@ -155,7 +156,6 @@ func (q *Queue) Close() error {
 
 // Appender takes the messages of one Append. It is valid during that call only.
 type Appender struct {
-	q   *Queue
 	b   *log.Batch
 	now time.Time
 }
@@ -176,30 +176,42 @@ func (a *Appender) Add(targets []Target, encode func(dst []byte) []byte) {
 // when the queue is full and its policy is Refuse, Unavailable when the messages
 // could not be stored. Either way none of the batch is kept.
 func (q *Queue) Append(batch func(a *Appender), done func(error)) {
-	full := false
+	r := q.answers.Get().(*answer)
+	r.done = done
 	q.log.Append(func(b *log.Batch) {
-		if full = q.full(b.Next()); full {
+		if r.full = q.full(b.Next()); r.full {
 			return // an empty batch: its done comes in its turn
 		}
 		a := &q.appender
 		a.b, a.now = b, time.Now()
 		batch(a)
-	}, q.answer(&full, done))
+	}, r.give)
 }
 
-// answer is done behind the translation of errors to faults.
-func (q *Queue) answer(full *bool, done func(error)) func(log.Offset, error) {
-	return func(_ log.Offset, err error) {
+// answer waits for a batch to become durable; answers are reused.
+type answer struct {
+	full bool
+	done func(error)
+	give func(log.Offset, error)
+}
+
+func (q *Queue) newAnswer() any {
+	r := &answer{}
+	r.give = func(_ log.Offset, err error) {
+		full, done := r.full, r.done
+		r.full, r.done = false, nil
+		q.answers.Put(r)
 		switch {
 		case err != nil:
 			done(fault.Wrap(err, fault.Unavailable, "the message could not be stored; send it again later"))
-		case *full:
+		case full:
 			q.refused.Add(1)
 			done(fault.New(fault.QuotaExceeded, "the message store is full (limit %d bytes); send again when messages have been delivered", q.o.MaxBytes))
 		default:
 			done(nil)
 		}
 	}
+	return r
 }
 
 // full says whether to refuse a batch that would begin at next.
