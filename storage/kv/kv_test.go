@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/selvedge-io/selvedge/storage/faultfs"
 )
 
 func openStore(t testing.TB, dir string, o Options) *Store {
@@ -177,11 +179,11 @@ func TestCutAtEveryByte(t *testing.T) {
 		for _, tail := range []string{"", "\x00\x00\x00", "rubbish that is longer than a record header"} {
 			dir := t.TempDir()
 			os.WriteFile(filepath.Join(dir, fileName), append(bytes.Clone(file[:n]), tail...), 0o600)
-			s := openStore(t, dir, Options{})
+			s := openStore(t, dir, Options{FS: &faultfs.FS{}})
 			want(t, s, states[at])
 			put(t, s, "after", "it")
 			s.Close()
-			s = openStore(t, dir, Options{})
+			s = openStore(t, dir, Options{FS: &faultfs.FS{}})
 			if v, _ := s.Get("after"); string(v) != "it" || len(s.Keys("")) != len(states[at])+1 {
 				t.Fatalf("cut at %d: store holds %q later", n, content(s))
 			}
@@ -201,7 +203,7 @@ func TestFlippedAtEveryByte(t *testing.T) {
 		bad := bytes.Clone(file)
 		bad[n] ^= 0x10
 		os.WriteFile(filepath.Join(dir, fileName), bad, 0o600)
-		s := openStore(t, dir, Options{})
+		s := openStore(t, dir, Options{FS: &faultfs.FS{}})
 		want(t, s, states[at])
 		s.Close()
 	}
@@ -224,10 +226,10 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		os.WriteFile(filepath.Join(dir, fileName), append([]byte(magic), b...), 0o600)
-		s := openStore(t, dir, Options{})
+		s := openStore(t, dir, Options{FS: &faultfs.FS{}})
 		held := content(s)
 		s.Close()
-		s = openStore(t, dir, Options{})
+		s = openStore(t, dir, Options{FS: &faultfs.FS{}})
 		want(t, s, held)
 		s.Close()
 	})

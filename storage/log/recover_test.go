@@ -43,16 +43,29 @@ func writeSegment(t testing.TB, base Offset, parts ...[]byte) string {
 // usable checks that a log takes and keeps records behind what it has.
 func usable(t testing.TB, dir string, want []string) {
 	t.Helper()
-	l := openLog(t, dir, Options{})
+	l := openLog(t, dir, Options{FS: hasty{Disk}})
 	same(t, readAll(t, l, Oldest), want)
 	mustPut(t, l, "behind")
 	want = append(slices.Clone(want), "behind")
 	same(t, readAll(t, l, Oldest), want)
 	l.Close()
-	l = openLog(t, dir, Options{})
+	l = openLog(t, dir, Options{FS: hasty{Disk}})
 	same(t, readAll(t, l, Oldest), want)
 	l.Close()
 }
+
+// hasty is a disk that does not wait for syncs, for tests with very many logs.
+type hasty struct{ FS }
+
+func (h hasty) Create(name string) (File, error) { return notSynced(h.FS.Create(name)) }
+func (h hasty) Edit(name string) (File, error)   { return notSynced(h.FS.Edit(name)) }
+func (hasty) SyncDir(string) error               { return nil }
+
+type hastyFile struct{ File }
+
+func (hastyFile) Sync() error { return nil }
+
+func notSynced(f File, err error) (File, error) { return hastyFile{f}, err }
 
 var few = []string{"first", "", "third record", strings.Repeat("x", 50), "last"}
 
@@ -278,7 +291,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, header := range [][]byte{nil, file[:headerSize]} {
 			dir := writeSegment(t, 0, header, b)
-			l := openLog(t, dir, Options{})
+			l := openLog(t, dir, Options{FS: hasty{Disk}})
 			held := readAll(t, l, Oldest)
 			l.Close()
 			usable(t, dir, held)
@@ -286,7 +299,7 @@ func FuzzOpen(f *testing.F) {
 			dir = writeSegment(t, 0, header, b)
 			next := appendHeader(nil, 1<<20, 7)
 			os.WriteFile(filepath.Join(dir, fileName(1<<20, extension)), next, 0o600)
-			l = openLog(t, dir, Options{})
+			l = openLog(t, dir, Options{FS: hasty{Disk}})
 			r := l.NewReader(Offset(len(b) / 2))
 			for recs, err := r.Poll(); err == nil && len(recs) > 0; recs, err = r.Poll() {
 			}
