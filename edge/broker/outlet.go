@@ -24,12 +24,13 @@ type outlet struct {
 	from  *queue.Endpoint
 
 	mu     sync.Mutex
-	window []flight // by count modulo its length
-	sent   uint64   // count of the next delivery
-	out    int      // deliveries not settled
-	bytes  int      // their size
-	again  bool     // some were abandoned: release, and offer all again
-	calls  chan struct{}
+	window []flight           // by count modulo its length
+	sent   uint64             // count of the next delivery
+	out    int                // deliveries not settled
+	bytes  int                // their size
+	again  bool               // some were abandoned: release, and offer all again
+	rouse  context.CancelFunc // ends a Fetch under way, for that
+	calls  chan struct{}      // something was settled
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -88,13 +89,20 @@ func (o *outlet) stop() {
 func (o *outlet) run(ctx context.Context) {
 	var batch []head.Delivery
 	var messages []message.Message
+	fetching := ctx
 	for {
+		if fetching == ctx || fetching.Err() != nil {
+			fetching = o.rousable(ctx)
+		}
 		most, room, ok := o.room(ctx)
 		if !ok {
 			return
 		}
-		items, err := o.from.Fetch(ctx, most, room)
+		items, err := o.from.Fetch(fetching, most, room)
 		if err != nil {
+			if fetching.Err() != nil && ctx.Err() == nil {
+				continue
+			}
 			if ctx.Err() != nil || errors.Is(err, queue.ErrRemoved) || errors.Is(err, queue.ErrClosed) {
 				return
 			}
@@ -111,6 +119,15 @@ func (o *outlet) run(ctx context.Context) {
 		}
 		clear(batch)
 	}
+}
+
+// rousable gives a context for Fetch that settle can end.
+func (o *outlet) rousable(ctx context.Context) context.Context {
+	fetching, rouse := context.WithCancel(ctx)
+	o.mu.Lock()
+	o.rouse = rouse
+	o.mu.Unlock()
+	return fetching
 }
 
 // room waits until the window has space worth a fetch, and says how much.
@@ -153,6 +170,9 @@ func (o *outlet) prepare(items []queue.Item, batch []head.Delivery, messages []m
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.again {
+		return batch, messages // these come after what was abandoned, and go back with it
+	}
 	for i, item := range items {
 		m := &messages[i]
 		if err := m.Decode(item.Payload); err != nil {
@@ -185,6 +205,7 @@ func (o *outlet) settle(count uint64, outcome head.Outcome) {
 	token := f.token
 	if outcome == head.Abandoned {
 		o.again = true
+		o.rouse()
 	} else {
 		f.live = false
 		o.out--

@@ -23,7 +23,7 @@ type peer struct {
 	wake chan struct{} // something below changed
 
 	mu      sync.Mutex
-	needs   int             // holds, and a pump that has messages
+	needs   int // holds, and a pump that has messages
 	holds   int
 	methods bool
 	outbox  *queue.Endpoint
