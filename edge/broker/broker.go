@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -110,7 +111,7 @@ type Broker struct {
 	mu       sync.Mutex
 	sessions map[ident.ID]*session
 	clients  map[ident.ID]client // for the reported properties
-	running  context.Context     //nolint:containedctx // of Run, for goroutines that calls start
+	running  context.Context     //nolint:containedctx // of Run, for goroutines that calls start; nil before
 	stopped  bool
 	joined   sync.WaitGroup
 
@@ -118,6 +119,7 @@ type Broker struct {
 	twins   map[ident.ID]*twinState
 
 	applying    sync.Mutex
+	configured  chan struct{} // closed once there are routes, perhaps none
 	reconfigure chan struct{} // the twin of $edgeHub changed
 	presence    chan struct{} // clients changed
 
@@ -137,19 +139,17 @@ type routing struct {
 	inputs []*queue.Endpoint // by index of the table's endpoints; nil for $upstream
 }
 
-// New makes a broker that routes nothing until Apply or Run gives it routes.
+// New makes a broker with the routes that were in force last. As long as there never
+// were any it takes no messages, so that none is lost for want of a route.
 func New(cfg Config) (*Broker, error) {
 	cfg.Window = cmp.Or(cfg.Window, 64)
 	cfg.WindowBytes = cmp.Or(cfg.WindowBytes, 1<<20)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
 	b := &Broker{
 		cfg: cfg, log: cfg.Log,
 		self:        ident.ID{Device: cfg.Device, Module: ident.EdgeHub},
 		sessions:    make(map[ident.ID]*session),
 		clients:     make(map[ident.ID]client),
-		running:     ctx,
-		stopped:     true,
+		configured:  make(chan struct{}),
 		twins:       make(map[ident.ID]*twinState),
 		reconfigure: make(chan struct{}, 1),
 		presence:    make(chan struct{}, 1),
@@ -160,16 +160,20 @@ func New(cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	b.table.Store(&routing{table: empty})
+	if raw, ok := cfg.Store.Get(configKey); ok {
+		if err := b.Apply(context.Background(), raw); err != nil {
+			return nil, fmt.Errorf("bring back the routes of the last run: %w", err)
+		}
+	}
 	return b, nil
 }
 
-// Run serves until ctx ends. Stop the heads first, close the queue afterwards. It
-// starts with the routes that were in force last, so it needs no network.
+// Run serves until ctx ends. Stop the heads first, close the queue afterwards.
 func (b *Broker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	b.mu.Lock()
-	b.running, b.stopped = ctx, false
+	b.running = ctx
 	b.mu.Unlock()
 
 	if err := b.start(ctx); err != nil {
@@ -235,7 +239,7 @@ func (b *Broker) join() {
 func (b *Broker) spawn(f func(ctx context.Context)) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stopped {
+	if b.stopped || b.running == nil {
 		return false
 	}
 	ctx := b.running
@@ -248,6 +252,11 @@ func (b *Broker) Authenticate(ctx context.Context, c *ident.Claim) (*ident.Princ
 	if c.ID.Device == b.cfg.Device && !c.ID.IsModule() {
 		// The device itself has nothing to say to its own broker.
 		return nil, fault.New(fault.Unauthorized, "not authorized")
+	}
+	select { // at the first start the routes come a moment after the modules
+	case <-b.configured:
+	case <-ctx.Done():
+	case <-time.After(configWait):
 	}
 	return b.cfg.Auth.Device(ctx, c)
 }
@@ -308,7 +317,7 @@ func (b *Broker) open(sealed []byte) ([]byte, error) {
 
 // Apply puts the desired properties of $edgeHub into force: all of them, or none and
 // the error says why; then what was in force before stays so.
-func (b *Broker) Apply(_ context.Context, desired []byte) error {
+func (b *Broker) Apply(ctx context.Context, desired []byte) error {
 	b.applying.Lock()
 	defer b.applying.Unlock()
 	s, err := parseSettings(desired)
@@ -333,12 +342,28 @@ func (b *Broker) Apply(_ context.Context, desired []byte) error {
 			return fmt.Errorf("open queue of %s: %w", e, err)
 		}
 	}
+	if old, ok := b.cfg.Store.Get(configKey); !ok || !bytes.Equal(old, desired) {
+		if err := b.cfg.Store.Put(ctx, configKey, desired); err != nil {
+			return fmt.Errorf("keep the routes: %w", err)
+		}
+	}
 	b.table.Store(next)
+	select {
+	case <-b.configured:
+	default:
+		close(b.configured)
+	}
 	b.eachSession((*session).connect)
 	return b.sweep(keep, upstream)
 }
 
-const inputPrefix = "input/"
+const (
+	inputPrefix = "input/"
+	configKey   = "config/edgeHub" // the desired properties in force
+
+	// configWait is how long a module waits at the door for the first routes.
+	configWait = 5 * time.Second
+)
 
 // inputName is the name of a module input's endpoint in the queue.
 func (b *Broker) inputName(e route.Endpoint) string {

@@ -249,7 +249,7 @@ func TestTakeOver(t *testing.T) {
 	if w.session(id("filter")) == nil {
 		t.Error("the end of the old connection ended the new one")
 	}
-	if n := w.parent.holds[id("filter")]; n != 1 {
+	if n, _ := w.parent.knows(id("filter")); n != 1 {
 		t.Errorf("%d holds, want 1", n)
 	}
 }
@@ -341,7 +341,7 @@ func TestRoutesChangeUnderAnAttachedModule(t *testing.T) {
 func TestBacklogAndRoutesSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)
-	w.parent.twins[w.self] = `{"desired":{"schemaVersion":"1.0","routes":` + chain + `,"$version":4},"reported":{"$version":1}}`
+	w.parent.twin(w.self, `{"desired":{"schemaVersion":"1.0","routes":`+chain+`,"$version":4},"reported":{"$version":1}}`)
 	w.parent.online(true)
 	w.Linked(t.Context(), w.self)
 	w.parent.reported(t, ident.EdgeHub, 2)
@@ -352,7 +352,6 @@ func TestBacklogAndRoutesSurviveARestart(t *testing.T) {
 	filter := newDevice(true)
 	w.attach("filter", filter, head.Inputs)
 	checkOrder(t, filter.bodies(t, 50), 0, 50)
-	w.wait("routes", func() bool { return len(w.table.Load().table.Endpoints()) == 2 })
 	w.mustSend("sensor", "one", "50")
 	checkOrder(t, filter.bodies(t, 51), 0, 51)
 }
@@ -364,6 +363,24 @@ func (w *world) wait(what string, cond func() bool) {
 			w.t.Fatalf("waited in vain for %s", what)
 		}
 	}
+}
+
+func TestNothingIsTakenBeforeThereAreRoutes(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	if err := w.send("sensor", "one", "0"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	w.routes(chain)
+	if err := w.Apply(t.Context(), []byte(`{}`)); err == nil {
+		t.Error("a bad configuration was taken")
+	}
+	w.stop()
+	w = start(t, dir)
+	w.mustSend("sensor", "one", "0") // by the last good ones
+	filter := newDevice(true)
+	w.attach("filter", filter, head.Inputs)
+	filter.bodies(t, 1)
 }
 
 func TestSubscriptionsAreKept(t *testing.T) {
@@ -412,7 +429,7 @@ func TestMethods(t *testing.T) {
 		t.Errorf("not subscribed: %v", err)
 	}
 	a.Open(head.Methods)
-	if !w.parent.methods[id("filter")] {
+	if _, can := w.parent.knows(id("filter")); !can {
 		t.Error("the parent does not know that methods are taken")
 	}
 	if r, err := w.Invoke(t.Context(), id("filter"), call); err != nil || r.Status != 7 || string(r.Payload) != "1" {
@@ -424,12 +441,12 @@ func TestMethods(t *testing.T) {
 		_, err := w.Invoke(context.Background(), id("filter"), call)
 		result <- err
 	}()
-	w.wait("the call", func() bool { return w.session(id("filter")) != nil })
+	d.wait(t, "the call", func() bool { return d.calls == 1 })
 	a.Detach()
 	if err := <-result; err == nil {
 		t.Error("a call outlived its session")
 	}
-	if w.parent.methods[id("filter")] {
+	if _, can := w.parent.knows(id("filter")); can {
 		t.Error("the parent believes that methods are still taken")
 	}
 	for payload, want := range map[string]int{`{"deviceIds":["edge1/new"]}`: 200, `{"deviceIds":["other"]}`: 500, `{}`: 400, `null`: 400} {
@@ -445,6 +462,7 @@ func TestMethods(t *testing.T) {
 
 func TestDeviceItselfIsNoClient(t *testing.T) {
 	w := start(t, t.TempDir())
+	w.routes(`{}`)
 	if _, err := w.Authenticate(t.Context(), &ident.Claim{ID: ident.ID{Device: "edge1"}}); !fault.Is(err, fault.Unauthorized) {
 		t.Errorf("got %v", err)
 	}

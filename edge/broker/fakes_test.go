@@ -22,15 +22,14 @@ import (
 type parent struct {
 	q *queue.Queue
 
-	mu       sync.Mutex
-	up       chan struct{} // closed while online
-	twins    map[ident.ID]string
-	reports  []string
-	refuse   error // what Report answers
-	holds    map[ident.ID]int
-	methods  map[ident.ID]bool
-	onReport func()
-	changed  chan struct{} // something above did
+	mu      sync.Mutex
+	up      chan struct{} // closed while online
+	twins   map[ident.ID]string
+	reports []string
+	refuse  error // what Report answers
+	holds   map[ident.ID]int
+	methods map[ident.ID]bool
+	changed chan struct{} // something above did
 }
 
 func newParent(q *queue.Queue) *parent {
@@ -46,6 +45,19 @@ func (p *parent) online(yes bool) {
 	} else {
 		p.up = make(chan struct{})
 	}
+}
+
+func (p *parent) twin(of ident.ID, doc string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.twins[of] = doc
+}
+
+// knows gives how often an identity is held and whether it takes methods.
+func (p *parent) knows(of ident.ID) (holds int, methods bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.holds[of], p.methods[of]
 }
 
 func (p *parent) Run(ctx context.Context, _ Child) error { <-ctx.Done(); return ctx.Err() }
@@ -151,6 +163,7 @@ type device struct {
 	got      []delivery
 	desired  []string
 	closed   error
+	calls    int // that were never answered
 	reply    func(c *method.Call) (method.Reply, error)
 	changed  chan struct{}
 }
@@ -193,6 +206,10 @@ func (d *device) Desired(version int64, patch []byte) {
 
 func (d *device) Invoke(ctx context.Context, c *method.Call) (method.Reply, error) {
 	if d.reply == nil {
+		d.mu.Lock()
+		d.calls++
+		d.note()
+		d.mu.Unlock()
 		<-ctx.Done()
 		return method.Reply{}, ctx.Err()
 	}
@@ -271,15 +288,8 @@ func start(t testing.TB, dir string, tune ...func(*Config)) *world {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
-	started := make(chan struct{})
 	go func() { w.done <- w.Run(ctx) }()
-	go func() {
-		defer close(started)
-		for w.spawn(func(context.Context) {}) != true {
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	<-started
+	w.wait("Run", func() bool { return w.spawn(func(context.Context) {}) })
 	t.Cleanup(w.stop)
 	return w
 }

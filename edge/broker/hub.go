@@ -45,6 +45,9 @@ func (b *Broker) configure(ctx context.Context, hub *twinState) {
 		if known && desired.Len() > 0 && version != applied {
 			applied = version
 			b.applyReported(ctx, version, desired)
+		} else if known && desired.Len() == 0 && version != applied {
+			applied = version
+			b.log.Warn("the deployment says nothing about $edgeHub, so there are no routes; messages are refused until there are", "version", version)
 		}
 		select {
 		case <-ctx.Done():

@@ -78,6 +78,11 @@ func (b *Broker) Publish(from *ident.Principal, batch []message.Message, done fu
 
 // plan stamps the messages and finds where they go.
 func (b *Broker) plan(p *publication, from *ident.Principal, batch []message.Message) error {
+	select {
+	case <-b.configured:
+	default:
+		return fault.New(fault.Unavailable, "the edge broker has no routes yet; send the message again later")
+	}
 	r := b.table.Load()
 	now := time.Now()
 	var outbox *queue.Endpoint

@@ -34,7 +34,7 @@ func TestTwinWhileOffline(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)
 	w.twinIs("m", `{"desired":{"$version":1},"reported":{"$version":1}}`)
-	w.parent.twins[id("m")] = `{"desired":{"z":1,"a":{"date":"2026-01-01T00:00:00Z"},"$version":5},"reported":{"x":1.50,"y":2,"$version":8}}`
+	w.parent.twin(id("m"), `{"desired":{"z":1,"a":{"date":"2026-01-01T00:00:00Z"},"$version":5},"reported":{"x":1.50,"y":2,"$version":8}}`)
 	w.parent.online(true)
 	w.twinIs("m", w.parent.twins[id("m")])
 	w.parent.online(false)
@@ -152,13 +152,13 @@ func TestDesiredChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.parent.twins[id("m")] = `{"desired":{"a":1,"b":2,"$version":3},"reported":{"$version":1}}`
+	w.parent.twin(id("m"), `{"desired":{"a":1,"b":2,"$version":3},"reported":{"$version":1}}`)
 	w.parent.online(true)
 	w.Linked(t.Context(), id("m"))
 	change(4, `{"a":null,"c":{"d":1},"$version":4}`)
 	change(4, `{"a":5,"$version":4}`) // known already
 	change(2, `{"a":5,"$version":2}`) // older
-	w.parent.twins[id("m")] = `{"desired":{"b":2,"c":{"e":1},"f":7,"$version":9},"reported":{"$version":1}}`
+	w.parent.twin(id("m"), `{"desired":{"b":2,"c":{"e":1},"f":7,"$version":9},"reported":{"$version":1}}`)
 	change(9, `{"f":7,"$version":9}`) // 5 to 8 were missed
 	w.Linked(t.Context(), id("m"))    // nothing new
 	w.twinIs("m", w.parent.twins[id("m")])
@@ -177,7 +177,7 @@ func TestDesiredIsToldToSubscribersOnly(t *testing.T) {
 	w := start(t, t.TempDir())
 	d := newDevice(true)
 	a := w.attach("m", d)
-	w.parent.twins[id("m")] = `{"desired":{"a":1,"$version":3},"reported":{"$version":1}}`
+	w.parent.twin(id("m"), `{"desired":{"a":1,"$version":3},"reported":{"$version":1}}`)
 	w.parent.online(true)
 	w.Linked(t.Context(), id("m"))
 	a.Open(head.Desired)
@@ -195,7 +195,7 @@ func TestDesiredIsToldToSubscribersOnly(t *testing.T) {
 
 func TestReportedPropertiesOfTheBroker(t *testing.T) {
 	w := start(t, t.TempDir())
-	w.parent.twins[w.self] = `{"desired":{"schemaVersion":"1.0","routes":{"x":"FROM /* INTO here"},"$version":5},"reported":{"$version":1}}`
+	w.parent.twin(w.self, `{"desired":{"schemaVersion":"1.0","routes":{"x":"FROM /* INTO here"},"$version":5},"reported":{"$version":1}}`)
 	w.parent.online(true)
 	w.Linked(t.Context(), w.self)
 	reported := func() (r struct {
