@@ -111,7 +111,7 @@ type Broker struct {
 	mu       sync.Mutex
 	sessions map[ident.ID]*session
 	clients  map[ident.ID]client // for the reported properties
-	running  context.Context     //nolint:containedctx // of Run, for goroutines that calls start; nil before
+	running  context.Context     // of Run, for goroutines that calls start; nil before
 	stopped  bool
 	joined   sync.WaitGroup
 

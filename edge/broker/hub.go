@@ -47,7 +47,7 @@ func (b *Broker) configure(ctx context.Context, hub *twinState) {
 			b.applyReported(ctx, version, desired)
 		} else if known && desired.Len() == 0 && version != applied {
 			applied = version
-			b.log.Warn("the deployment says nothing about $edgeHub, so there are no routes; messages are refused until there are", "version", version)
+			b.log.Warn("the deployment says nothing about $edgeHub; routes stay as they are, and without any messages are refused", "version", version)
 		}
 		select {
 		case <-ctx.Done():

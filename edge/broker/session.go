@@ -22,7 +22,7 @@ type session struct {
 	device  head.Device
 	release func() // of the hold on the parent's connection
 
-	ctx   context.Context //nolint:containedctx // of the session, for calls of methods
+	ctx   context.Context // of the session, for calls of methods
 	end   context.CancelFunc
 	calls sync.WaitGroup
 

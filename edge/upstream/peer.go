@@ -126,14 +126,13 @@ func (p *peer) run(ctx context.Context) {
 	b := backoff{first: p.l.cfg.FirstRetry, most: p.l.cfg.MaxRetry}
 	told := false
 	for p.needed(ctx) {
-		began := time.Now()
 		c, err := p.dial(ctx)
 		if err == nil {
 			if told {
 				p.l.log.Info("identity is connected to the hub again", "device", p.id.Device, "module", p.id.Module)
 				told = false
 			}
-			began = time.Now()
+			began := time.Now()
 			err = p.serve(ctx, c)
 			if p.tookAny() || time.Since(began) > p.l.cfg.MaxRetry {
 				b.reset()
