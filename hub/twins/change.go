@@ -19,6 +19,15 @@ type Update struct {
 	Tags    *twin.Object
 	Desired *twin.Object
 	Replace bool // the sections replace what is there, instead of merging into it
+
+	// Set replaces parts of the desired properties as a whole, after Desired.
+	Set []Set
+}
+
+// Set is one part of desired properties. A null value deletes it.
+type Set struct {
+	Path  []string
+	Value twin.Value
 }
 
 // Operations of twin change events.
@@ -47,7 +56,7 @@ func (t *Twins) ApplyAll(ctx context.Context, updates []Update) error {
 func (t *Twins) apply(ctx context.Context, updates []Update, ifMatch string) ([]Twin, error) {
 	steps := make([]step, len(updates))
 	for i, u := range updates {
-		if err := u.prepare(); err != nil {
+		if err := u.Check(); err != nil {
 			return nil, err
 		}
 		steps[i] = step{id: u.ID, change: func(tw Twin, now time.Time) (outcome, error) {
@@ -60,8 +69,9 @@ func (t *Twins) apply(ctx context.Context, updates []Update, ifMatch string) ([]
 	return t.write(ctx, steps)
 }
 
-// prepare checks what can be checked without the twin.
-func (u *Update) prepare() error {
+// Check says whether the update is within the limits, as far as that shows without
+// the twin, and drops the keys to be ignored.
+func (u *Update) Check() error {
 	if err := u.ID.Check(); err != nil {
 		return err
 	}
@@ -74,6 +84,11 @@ func (u *Update) prepare() error {
 	if u.Desired != nil {
 		u.Desired = twin.StripReserved(u.Desired)
 		if err := twin.CheckDesired(u.Desired); err != nil {
+			return err
+		}
+	}
+	for _, s := range u.Set {
+		if err := twin.CheckDesired(twin.SetPath(nil, s.Path, s.Value)); err != nil {
 			return err
 		}
 	}
@@ -94,24 +109,39 @@ func (u *Update) change(tw Twin, now time.Time) (outcome, error) {
 		}
 		o.tags, o.tagsChanged = u.Tags, true
 	}
-	if u.Desired != nil {
-		patch := u.Desired
-		if u.Replace {
-			next.Desired = tw.Desired.Replace(u.Desired, now)
-			patch = twin.Diff(tw.Desired.Values, next.Desired.Values)
-		} else {
-			next.Desired = tw.Desired.Patch(u.Desired, now)
-		}
+	if u.Desired != nil || len(u.Set) > 0 {
+		next.Desired, o.desired = u.desired(tw.Desired, now)
 		if err := twin.CheckDesired(next.Desired.Values); err != nil {
 			return o, err
 		}
-		o.desired = patch
 	}
 	if u.Replace {
 		o.op = opReplace
 	}
 	o.twin = next
 	return o, nil
+}
+
+// desired gives the section as it will be and the patch that leads there.
+func (u *Update) desired(was twin.Section, now time.Time) (next twin.Section, patch *twin.Object) {
+	if !u.Replace && len(u.Set) == 0 {
+		return was.Patch(u.Desired, now), u.Desired
+	}
+	values := was.Values
+	if u.Desired != nil {
+		if u.Replace {
+			values = nil
+		}
+		values = twin.Merge(values, u.Desired)
+	}
+	for _, s := range u.Set {
+		values = twin.SetPath(values, s.Path, s.Value)
+	}
+	patch = twin.Diff(was.Values, values)
+	if u.Replace {
+		return was.Replace(values, now), patch
+	}
+	return was.Patch(patch, now), patch
 }
 
 // Report merges a JSON patch into the reported properties and gives their new

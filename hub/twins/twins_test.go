@@ -191,11 +191,21 @@ func TestServiceChanges(t *testing.T) {
 		t.Errorf("event %s %s", e.Op, e.Body)
 	}
 
+	// Parts are replaced as a whole, and told as the difference.
+	got = apply(Update{ID: pump, Set: []Set{{Path: []string{"m", "x"}, Value: twin.Of(must(t, `{"k":1}`))}}})
+	got = apply(Update{ID: pump, Set: []Set{{Path: []string{"m", "x"}, Value: twin.Of(must(t, `{"l":2}`))}, {Path: []string{"c"}}}})
+	if text(got.Desired.Values) != `{"m":{"x":{"l":2}}}` || got.Desired.Version != 5 {
+		t.Errorf("after setting parts: %s", text(got.Desired.Values))
+	}
+	if desired, _ = l.last(); desired != `pump 5 {"m":{"x":{"l":2,"k":null}},"c":null,"$version":5}` {
+		t.Errorf("told %s", desired)
+	}
+
 	// An empty change still counts.
-	if got = apply(Update{ID: pump, Desired: must(t, `{}`)}); got.Desired.Version != 4 {
+	if got = apply(Update{ID: pump, Desired: must(t, `{}`)}); got.Desired.Version != 6 {
 		t.Errorf("desired version %d after an empty patch", got.Desired.Version)
 	}
-	if desired, _ = l.last(); desired != `pump 4 {"$version":4}` {
+	if desired, _ = l.last(); desired != `pump 6 {"$version":6}` {
 		t.Errorf("told %s", desired)
 	}
 }

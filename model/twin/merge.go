@@ -141,3 +141,20 @@ func StripReserved(o *Object) *Object {
 	}
 	return e.object()
 }
+
+// SetPath gives o with the value at path replaced as a whole, its parents made
+// when missing; null deletes what is there. Values on the way that are no objects
+// give way. An empty path gives o.
+func SetPath(o *Object, path []string, v Value) *Object {
+	switch {
+	case len(path) == 0:
+		return o
+	case len(path) > 1:
+		return o.With(path[0], Of(SetPath(o.Child(path[0]), path[1:], v)))
+	case v.kind == null:
+		return o.Without(path[0])
+	case v.kind == object:
+		v = Of(Merge(nil, v.child)) // a document holds no nulls
+	}
+	return o.With(path[0], v)
+}

@@ -62,6 +62,16 @@ func (v Value) Text() (s string, ok bool) {
 	return unquote(v.raw), true
 }
 
+// Int gives the whole number that v is; ok is false when v is something else, or
+// does not fit.
+func (v Value) Int() (n int64, ok bool) {
+	if v.kind != scalar {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(v.raw, 10, 64)
+	return n, err == nil
+}
+
 // Items gives the elements of the array that v is; ok is false when v is
 // something else. The slice must not be changed.
 func (v Value) Items() (items []Value, ok bool) { return v.items, v.kind == array }

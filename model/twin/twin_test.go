@@ -313,3 +313,21 @@ func BenchmarkPatch(b *testing.B) {
 		_ = s.ServiceJSON()
 	}
 }
+
+func TestSetPath(t *testing.T) {
+	for _, c := range []struct{ doc, path, value, want string }{
+		{`{}`, "a", `1`, `{"a":1}`},
+		{`{"a":{"x":1,"y":2},"b":3}`, "a", `{"z":1}`, `{"a":{"z":1},"b":3}`},
+		{`{"a":{"x":1}}`, "a.b.c", `[1]`, `{"a":{"x":1,"b":{"c":[1]}}}`},
+		{`{"a":5}`, "a.b", `{"c":null,"d":1}`, `{"a":{"b":{"d":1}}}`},
+		{`{"a":{"x":1}}`, "a.x", `null`, `{"a":{}}`},
+	} {
+		v, err := ParseValue([]byte(c.value))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := text(SetPath(must(t, c.doc), strings.Split(c.path, "."), v)); got != c.want {
+			t.Errorf("SetPath(%s, %s, %s) = %s, want %s", c.doc, c.path, c.value, got, c.want)
+		}
+	}
+}
