@@ -35,7 +35,7 @@ func (q *Queue) count(s *segment, rec log.Record, fresh bool) {
 		return
 	}
 	r.each(func(k key, ttl time.Duration) {
-		s.outlives(r.expiry(ttl, q.o.MaxAge))
+		s.outlives(r, ttl)
 		id := k.endpoint()
 		if id >= uint64(len(q.endpoints)) || q.endpoints[id] == nil {
 			return
@@ -52,13 +52,21 @@ func (q *Queue) count(s *segment, rec log.Record, fresh bool) {
 }
 
 // outlives extends the life of the segment to that of a message in it.
-func (s *segment) outlives(end time.Time) {
-	switch {
+func (s *segment) outlives(r record, ttl time.Duration) {
+	if r.enqueued.After(s.last) {
+		s.last = r.enqueued
+	}
+	switch end := r.expiry(ttl, 0); {
 	case end.IsZero():
 		s.forever = true
 	case end.After(s.expiry):
 		s.expiry = end
 	}
+}
+
+// dead says whether the time of all messages in the segment is over.
+func (s *segment) dead(now time.Time, maxAge time.Duration) bool {
+	return !s.forever && now.After(s.expiry) || maxAge > 0 && now.After(s.last.Add(maxAge))
 }
 
 // begin enters the segment that is now written to. The caller holds q.mu.
@@ -106,7 +114,7 @@ func (q *Queue) seal(base, end log.Offset) {
 	}
 }
 
-// A note is, all in varints: expiry in µs since 1970, 1 if some never expire,
+// A note is, all in varints: last and expiry in µs since 1970, 1 if forever,
 // then per lane its key, number and bytes of messages.
 func (s *segment) note() []byte {
 	slices.SortFunc(s.lanes, func(a, b share) int { return cmp.Compare(a.key, b.key) })
@@ -115,6 +123,7 @@ func (s *segment) note() []byte {
 	if s.forever {
 		forever = 1
 	}
+	b = binary.AppendVarint(b, s.last.UnixMicro())
 	b = binary.AppendVarint(b, s.expiry.UnixMicro())
 	b = binary.AppendUvarint(b, forever)
 	for _, l := range s.lanes {
@@ -127,7 +136,7 @@ func (s *segment) note() []byte {
 
 func (s *segment) parseNote(b []byte) error {
 	d := decoder{b: b}
-	s.expiry = time.UnixMicro(d.int())
+	s.last, s.expiry = time.UnixMicro(d.int()), time.UnixMicro(d.int())
 	s.forever = d.uint() != 0
 	for len(d.b) > 0 && d.err == nil {
 		s.lanes = append(s.lanes, share{key(d.uint()), tally{d.int(), d.int()}})

@@ -139,7 +139,7 @@ func (q *Queue) learn(of log.Segment) error {
 			return
 		}
 		r.each(func(k key, ttl time.Duration) {
-			s.outlives(r.expiry(ttl, q.o.MaxAge))
+			s.outlives(r, ttl)
 			t := sums[k]
 			t.add(len(r.payload))
 			sums[k] = t

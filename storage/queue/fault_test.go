@@ -65,30 +65,39 @@ func TestExpiredAreSkipped(t *testing.T) {
 	})
 }
 
-// What nobody fetches before its time is over does not hold the disk.
+// What nobody fetches before its time is over does not hold the disk, not even if
+// the bound of age was set only later.
 func TestExpiredSegmentsAreFreed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		o := Options{MaxBytes: 1 << 20}
-		q := openQueue(t, dir, o)
-		e := endpoint(t, q, "offline")
-		const n = 500
-		for i := range n {
-			if err := send(q, []Target{{Endpoint: e, TTL: time.Hour}}, fmt.Sprintf("%01000d", i)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		q.Close()
-		q = openQueue(t, dir, o)
-		e = endpoint(t, q, "offline")
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
-		s := e.Stats()
-		if s.Len+s.Expired != n || s.Len > 80 || q.log.Size() > 80_000 {
-			t.Errorf("%+v, %d bytes on disk", s, q.log.Size())
-		}
-		q.Close()
-	})
+	for name, c := range map[string]struct {
+		ttl, maxAge time.Duration
+	}{
+		"time to live": {ttl: time.Hour},
+		"age":          {maxAge: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				q := openQueue(t, dir, Options{MaxBytes: 1 << 20})
+				e := endpoint(t, q, "offline")
+				const n = 500
+				for i := range n {
+					if err := send(q, []Target{{Endpoint: e, TTL: c.ttl}}, fmt.Sprintf("%01000d", i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				q.Close()
+				q = openQueue(t, dir, Options{MaxBytes: 1 << 20, MaxAge: c.maxAge})
+				e = endpoint(t, q, "offline")
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				s := e.Stats()
+				if s.Len+s.Expired != n || s.Len > 80 || q.log.Size() > 80_000 {
+					t.Errorf("%+v, %d bytes on disk", s, q.log.Size())
+				}
+				q.Close()
+			})
+		})
+	}
 }
 
 // Every acknowledged message comes out after any number of power cuts, in order

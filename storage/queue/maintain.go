@@ -2,6 +2,8 @@ package queue
 
 import (
 	"time"
+
+	"github.com/selvedge-io/selvedge/storage/log"
 )
 
 const (
@@ -27,7 +29,7 @@ func (q *Queue) maintain() {
 			dirty = q.dirty
 		case <-q.kick:
 		case now := <-tick.C:
-			if !q.enforce(now) {
+			if !q.enforce(now, 0) {
 				continue
 			}
 		case <-q.quit:
@@ -45,7 +47,7 @@ func (q *Queue) maintain() {
 // tidy applies the bounds, writes a checkpoint and deletes what it leaves unused.
 // Even if the checkpoint fails it is safe to delete, and a full disk needs it.
 func (q *Queue) tidy(now time.Time) error {
-	q.enforce(now)
+	q.enforce(now, 0)
 	floor, err := q.save()
 	q.log.TrimTo(floor)
 	oldest := q.log.Oldest()
@@ -61,25 +63,27 @@ func (q *Queue) tidy(now time.Time) error {
 	return err
 }
 
-// enforce drops segments that are too old for everyone, or too much. It says
-// whether it dropped any.
-func (q *Queue) enforce(now time.Time) bool {
+// enforce drops segments that are too old for everyone, or too much when the log
+// ends at end. It says whether it dropped any; their files go with the next tidy.
+func (q *Queue) enforce(now time.Time, end log.Offset) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	any := false
+	low := q.lower()
+	end = max(end, q.counted)
 	for i := range max(0, len(q.segments)-1) {
 		s := &q.segments[i]
-		low := q.lower()
 		if s.end <= low {
 			continue
 		}
-		dead := !s.forever && now.After(s.expiry)
-		over := q.o.Policy == DropOldest && q.o.MaxBytes > 0 && int64(q.counted-low) >= q.o.MaxBytes
+		dead := s.dead(now, q.o.MaxAge)
+		over := q.o.Policy == DropOldest && q.o.MaxBytes > 0 && int64(end-low) >= q.o.MaxBytes
 		if !dead && !over {
 			break
 		}
 		any = true
 		q.drop(s, dead)
+		low = q.lower()
 	}
 	return any
 }

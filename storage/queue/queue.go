@@ -220,14 +220,10 @@ func (q *Queue) full(next log.Offset) bool {
 	if !over() {
 		return false
 	}
-	if q.o.Policy == DropOldest {
-		q.wake(q.kick)
-		return false
+	if q.enforce(time.Now(), next) {
+		q.wake(q.kick) // to free the disk
 	}
-	q.mu.Lock()
-	q.lower()
-	q.mu.Unlock()
-	return over()
+	return q.o.Policy == Refuse && over()
 }
 
 // lower works out the offset below which nobody waits for anything.
@@ -281,8 +277,9 @@ func (q *Queue) Stats() Stats {
 type segment struct {
 	base, end log.Offset // end is maxOffset while it is written to
 	lanes     []share    // by key, when sealed
-	expiry    time.Time  // when the last of its messages ends; zero is never
-	forever   bool       // it has messages that never expire
+	last      time.Time  // when its newest message was enqueued
+	expiry    time.Time  // when the last of its messages with a time to live ends
+	forever   bool       // it has messages without one
 }
 
 const maxOffset = log.Offset(math.MaxInt64)
