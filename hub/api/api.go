@@ -118,6 +118,7 @@ func (a *api) table() []route {
 	)
 	return []route{
 		{method: "GET", path: "devices", need: rRead, do: a.listDevices},
+		{method: "POST", path: "devices", need: rWrite, body: maxBulk, do: a.bulk},
 		{method: "GET", path: "devices/{d}", need: rRead, do: a.getIdentity},
 		{method: "PUT", path: "devices/{d}", need: rWrite, body: maxIdentity, do: a.putIdentity},
 		{method: "DELETE", path: "devices/{d}", need: rWrite, do: a.deleteIdentity},
