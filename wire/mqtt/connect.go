@@ -130,13 +130,13 @@ func (p *Connect) Append(dst []byte) []byte {
 	dst = appendString(dst, p.ClientID)
 	if p.Will != nil {
 		dst = appendString(dst, p.Will.Topic)
-		dst = appendString(dst, string(p.Will.Payload))
+		dst = appendString(dst, p.Will.Payload)
 	}
 	if p.HasUsername {
 		dst = appendString(dst, p.Username)
 	}
 	if p.HasPassword {
-		dst = appendString(dst, string(p.Password))
+		dst = appendString(dst, p.Password)
 	}
 	return dst
 }

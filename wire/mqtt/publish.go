@@ -88,6 +88,16 @@ func (p *Publish) Check() error {
 
 // Append adds the packet to dst. p must be one that Check accepts.
 func (p *Publish) Append(dst []byte, _ Version) []byte {
+	return appendPublish(dst, p, p.Topic)
+}
+
+// AppendWithTopic is Append with topic in the place of p.Topic, for topics that are
+// put together in a buffer.
+func (p *Publish) AppendWithTopic(dst, topic []byte, _ Version) []byte {
+	return appendPublish(dst, p, topic)
+}
+
+func appendPublish[T string | []byte](dst []byte, p *Publish, topic T) []byte {
 	first := byte(TypePublish)<<4 | p.QoS<<1
 	if p.Dup {
 		first |= 8
@@ -95,12 +105,12 @@ func (p *Publish) Append(dst []byte, _ Version) []byte {
 	if p.Retain {
 		first |= 1
 	}
-	n := 2 + len(p.Topic) + len(p.Payload)
+	n := 2 + len(topic) + len(p.Payload)
 	if p.QoS > 0 {
 		n += 2
 	}
 	dst = appendHeader(dst, first, n)
-	dst = appendString(dst, p.Topic)
+	dst = appendString(dst, topic)
 	if p.QoS > 0 {
 		dst = binary.BigEndian.AppendUint16(dst, p.ID)
 	}
@@ -120,7 +130,7 @@ func appendHeader(dst []byte, first byte, remaining int) []byte {
 	return append(dst, byte(remaining))
 }
 
-func appendString(dst []byte, s string) []byte {
+func appendString[T string | []byte](dst []byte, s T) []byte {
 	if len(s) > MaxString {
 		panic("mqtt: string is too long to encode")
 	}

@@ -34,7 +34,7 @@ type Writer struct {
 	timeout time.Duration
 
 	mu       sync.Mutex
-	idle     sync.Cond // flushing became false
+	idle     sync.Cond // bytes were written, or the flusher ended
 	buf      *[]byte   // being appended to; nil when empty
 	appended uint64    // bytes ever appended
 	written  uint64    // bytes ever written
@@ -102,11 +102,34 @@ func (w *Writer) Buffered() int {
 	return int(w.appended - w.written)
 }
 
+// Wait blocks while more than most bytes are buffered: back-pressure for callers that
+// may wait. It ends early with the error of writing, or with ErrWriterClosed.
+func (w *Writer) Wait(most int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.err == nil && !w.closed && int(w.appended-w.written) > most {
+		w.idle.Wait()
+	}
+	if w.err == nil && w.closed {
+		return ErrWriterClosed
+	}
+	return w.err
+}
+
 // Err is the error that ended writing, nil while all is well.
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.err
+}
+
+// Stop refuses further packets and ends every Wait, without waiting itself. What was
+// appended is still written.
+func (w *Writer) Stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.idle.Broadcast()
 }
 
 // Close refuses further packets, waits until those appended are written or the
@@ -116,6 +139,7 @@ func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
+	w.idle.Broadcast()
 	for w.flushing {
 		w.idle.Wait()
 	}
@@ -136,6 +160,7 @@ func (w *Writer) flush() {
 			w.fail(err)
 		} else {
 			w.written += uint64(len(*b))
+			w.idle.Broadcast()
 			w.callThen()
 		}
 		if cap(*b) <= keepBuffer {
@@ -166,6 +191,7 @@ func (w *Writer) write(b []byte) error {
 func (w *Writer) fail(err error) {
 	w.err = err
 	w.buf, w.then = nil, nil
+	w.idle.Broadcast()
 	w.mu.Unlock()
 	w.conn.Close() // the error worth telling is err
 	w.mu.Lock()
