@@ -193,6 +193,29 @@ func TestWriterFails(t *testing.T) {
 	}
 }
 
+func TestWriterAbortAndWait(t *testing.T) {
+	near, far := net.Pipe() // nobody reads
+	defer far.Close()
+	defer near.Close()
+	w := NewWriter(near, time.Hour)
+	if err := w.Append(func(b []byte) []byte { return append(b, make([]byte, 100)...) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Wait(100); err != nil {
+		t.Errorf("Wait(100) with 100 bytes buffered: %v", err)
+	}
+	waited := make(chan error)
+	go func() { waited <- w.Wait(99) }()
+	w.Stop()
+	if err := <-waited; err != ErrWriterClosed {
+		t.Errorf("Wait ended with %v, want ErrWriterClosed", err)
+	}
+	w.Abort() // hangs unless it cuts the write
+	if err := w.Append(func(b []byte) []byte { return b }); err == nil {
+		t.Error("Append after Abort went through")
+	}
+}
+
 func TestWriterManyCallers(t *testing.T) {
 	near, far := net.Pipe()
 	w := NewWriter(near, time.Minute)

@@ -41,6 +41,7 @@ type Writer struct {
 	then     []after
 	flushing bool
 	closed   bool
+	aborted  bool
 	err      error
 }
 
@@ -146,6 +147,23 @@ func (w *Writer) Close() error {
 	return w.err
 }
 
+// Abort refuses further packets, drops what is buffered, cuts a write under way
+// short and waits for the flusher. The connection is useless for writing then; the
+// caller closes it.
+func (w *Writer) Abort() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed, w.aborted = true, true
+	w.buf, w.then = nil, nil
+	w.idle.Broadcast()
+	if w.flushing {
+		w.conn.SetWriteDeadline(time.Unix(1, 0)) // a closed connection needs no cutting
+	}
+	for w.flushing {
+		w.idle.Wait()
+	}
+}
+
 // flush writes until nothing is left.
 func (w *Writer) flush() {
 	w.mu.Lock()
@@ -176,7 +194,7 @@ func (w *Writer) flush() {
 func (w *Writer) write(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), writeChunk)
-		if err := w.conn.SetWriteDeadline(time.Now().Add(w.timeout)); err != nil {
+		if err := w.arm(); err != nil {
 			return err
 		}
 		if _, err := w.conn.Write(b[:n]); err != nil {
@@ -185,6 +203,16 @@ func (w *Writer) write(b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// arm sets the deadline of the next write.
+func (w *Writer) arm() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.aborted {
+		return ErrWriterClosed
+	}
+	return w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
 }
 
 // fail keeps err and drops what waits. It is called with the lock held.
