@@ -257,6 +257,12 @@ func TestEdgeDevices(t *testing.T) {
 		t.Errorf("echo the scope: %+v, %v", again, err)
 	}
 
+	_, err = r.Create(t.Context(), Spec{ID: device("twin"), Edge: ptr(true), Scope: &edge.Scope})
+	wantFault(t, "take another's scope", err, fault.InvalidDeviceScope)
+	if i := create(t, r, Spec{ID: device("given"), Edge: ptr(true), Scope: ptr("ms-azure-iot-edge://given-5")}); i.Scope != "ms-azure-iot-edge://given-5" {
+		t.Errorf("the given scope became %q", i.Scope)
+	}
+
 	leaf := create(t, r, Spec{ID: device("leaf"), Scope: &edge.Scope})
 	if leaf.Scope != edge.Scope || leaf.ParentScope != edge.Scope {
 		t.Errorf("leaf: %+v", leaf)

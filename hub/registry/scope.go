@@ -42,6 +42,9 @@ func (r *Registry) place(tx *sql.Tx, i *Identity, spec Spec, isNew, wasEdge bool
 func (r *Registry) placeEdge(tx *sql.Tx, i *Identity, spec Spec, isNew, wasEdge bool) error {
 	switch given := spec.Scope; {
 	case !wasEdge && given != nil && strings.HasPrefix(*given, scopePrefix) && (isNew || *given != i.Scope):
+		if err := scopeIsFree(tx, *given); err != nil {
+			return err
+		}
 		i.Scope = *given
 	case !wasEdge:
 		i.Scope = fmt.Sprintf("%s%s-%d", scopePrefix, i.ID.Device, r.ticks())
@@ -59,6 +62,20 @@ func (r *Registry) placeEdge(tx *sql.Tx, i *Identity, spec Spec, isNew, wasEdge 
 	}
 	i.ParentScope = parent
 	return nil
+}
+
+// scopeIsFree says whether no edge device has the scope yet: who shared one would
+// share its children.
+func scopeIsFree(tx *sql.Tx, scope string) error {
+	var owner string
+	err := tx.QueryRow("SELECT device FROM identities WHERE scope = $1 AND module = '' AND edge = 1", scope).Scan(&owner)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up edge scope: %w", err)
+	}
+	return fault.New(fault.InvalidDeviceScope, "the scope %q belongs to %q", scope, owner)
 }
 
 func only(scopes []string) string {

@@ -221,3 +221,39 @@ func TestThenComesInOrderOfTheWrites(t *testing.T) {
 		t.Errorf("written %v, told %v", written, told)
 	}
 }
+
+// A statement may undo the whole transaction, as SQLite does by itself when the
+// disk is full. Then nobody in the batch may be told that it is durable.
+func TestTransactionLostUnderTheWriter(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "hub.db"))
+	var all sync.WaitGroup
+	acked := make([]bool, 200)
+	for i := range acked {
+		all.Go(func() {
+			err := db.Write(t.Context(), func(tx *sql.Tx) error {
+				_, err := tx.Exec(insertPolicy, fmt.Sprint("p", i), 1)
+				if i%20 == 10 {
+					_, err = tx.Exec("ROLLBACK")
+				}
+				return err
+			})
+			acked[i] = err == nil
+		})
+	}
+	all.Wait()
+	for i, ok := range acked {
+		var n int
+		if err := db.Read().QueryRow("SELECT count(*) FROM policies WHERE name = $1", fmt.Sprint("p", i)).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if ok != (n == 1) {
+			t.Errorf("caller %d: acknowledged %v, rows %d", i, ok, n)
+		}
+	}
+	if err := db.Write(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.Exec(insertPolicy, "after", 1)
+		return err
+	}); err != nil {
+		t.Errorf("the writer did not recover: %v", err)
+	}
+}
