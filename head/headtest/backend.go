@@ -211,6 +211,9 @@ func (b *Backend) Report(_ context.Context, of ident.ID, patch []byte, ifVersion
 		b.BeforeReport()
 	}
 	p, err := twin.Parse(patch)
+	if err == nil {
+		err = twin.CheckReported(p)
+	}
 	if err != nil {
 		return 0, err
 	}

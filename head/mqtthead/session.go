@@ -133,8 +133,12 @@ func (s *session) finish() {
 	s.cancel()
 	s.methods.stop()
 	s.requests.working.Wait()
-	s.w.Abort()
 	cause := s.cause()
+	if cause == errDisconnect {
+		s.w.Close() // it may have sent all at once and still want its answers
+	} else {
+		s.w.Abort()
+	}
 	if cause != errDisconnect && s.will != nil {
 		s.publishWill()
 	}

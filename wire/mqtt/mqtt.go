@@ -109,7 +109,14 @@ type Frame struct {
 // b must have at least before Split can do better. limit is the largest whole
 // packet accepted, zero for the standard's own.
 func Split(b []byte, limit int) (f Frame, size, need int, err error) {
-	if len(b) < 2 {
+	if len(b) == 0 {
+		return Frame{}, 0, 2, nil
+	}
+	f = Frame{Type: Type(b[0] >> 4), Flags: b[0] & 0x0f, Version: V311}
+	if err := f.check(); err != nil { // before waiting for a body that may never come
+		return Frame{}, 0, 0, err
+	}
+	if len(b) == 1 {
 		return Frame{}, 0, 2, nil
 	}
 	remaining, n := int(b[1]), 2
@@ -131,17 +138,19 @@ func Split(b []byte, limit int) (f Frame, size, need int, err error) {
 		}
 	}
 	size = n + remaining
-	if limit > 0 && size > limit {
+	switch {
+	case remaining > 0 && (f.Type == TypePingreq || f.Type == TypePingresp || f.Type == TypeDisconnect):
+		return Frame{}, 0, 0, malformed(f.Type, "has a body of %d bytes", remaining)
+	case limit > 0 && size > limit:
 		return Frame{}, 0, 0, fmt.Errorf("%w: %d bytes, the most is %d", ErrTooLarge, size, limit)
-	}
-	if len(b) < size {
+	case len(b) < size:
 		return Frame{}, 0, size, nil
 	}
-	f = Frame{Type: Type(b[0] >> 4), Flags: b[0] & 0x0f, Version: V311, Body: b[n:size:size]}
-	return f, size, 0, f.check()
+	f.Body = b[n:size:size]
+	return f, size, 0, nil
 }
 
-// check judges the fixed header (section 2.2).
+// check judges the first byte (section 2.2).
 func (f Frame) check() error {
 	switch f.Type {
 	case TypePublish:
@@ -150,12 +159,8 @@ func (f Frame) check() error {
 		if f.Flags != 2 {
 			return malformed(f.Type, "reserved flags are %04b, must be 0010", f.Flags)
 		}
-	case TypePingreq, TypePingresp, TypeDisconnect:
-		if len(f.Body) != 0 {
-			return malformed(f.Type, "has a body of %d bytes", len(f.Body))
-		}
-		fallthrough
-	case TypeConnect, TypeConnack, TypePuback, TypePubrec, TypePubcomp, TypeSuback, TypeUnsuback:
+	case TypeConnect, TypeConnack, TypePuback, TypePubrec, TypePubcomp, TypeSuback, TypeUnsuback,
+		TypePingreq, TypePingresp, TypeDisconnect:
 		if f.Flags != 0 {
 			return malformed(f.Type, "reserved flags are %04b, must be 0000", f.Flags)
 		}
