@@ -83,6 +83,7 @@ func TestConnackCodes(t *testing.T) {
 				t.Errorf("CONNACK %+v, want code %d", got, test.want)
 			}
 			p.wantClosed()
+			p.Close() // or the server lingers for its CONNACK to be read
 			r.awaitLog("WARN", "MQTT connection refused")
 			if text, _ := r.log.read(); len(text) > 0 && containsSecret(text) {
 				t.Errorf("the log holds the token:\n%s", text)

@@ -2,12 +2,14 @@ package mqtthead
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
@@ -260,6 +262,32 @@ func BenchmarkPublishOne(b *testing.B) {
 	for b.Loop() {
 		p.send(one)
 		p.puback()
+	}
+}
+
+// BenchmarkIdle measures what a connection costs that has one subscription and
+// nothing to say, its client's socket included.
+func BenchmarkIdle(b *testing.B) {
+	r := serve(b, &headtest.Backend{}, func(c *Config) { c.Log = nil })
+	const n = 1000
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		peers := make([]*peer, n)
+		for i := range peers {
+			id := ident.ID{Device: fmt.Sprintf("dev%d", i)}
+			peers[i], _ = r.connect(id)
+			peers[i].subscribe(1, "devices/"+id.Device+"/messages/devicebound/#")
+			peers[i].r = nil
+		}
+		runtime.GC()
+		runtime.GC() // the second shrinks stacks further and empties pools
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/n, "B/conn")
+		for _, p := range peers {
+			p.Close()
+		}
 	}
 }
 
