@@ -29,6 +29,8 @@ type Backend struct {
 	Hold bool
 	// Discard forgets messages at once, for benchmarks.
 	Discard bool
+	// OnSettle, when not nil, is told of settlements instead of keeping them.
+	OnSettle func(Settlement)
 	// BeforeReport, when not nil, is called before each Report.
 	BeforeReport func()
 
@@ -362,6 +364,10 @@ func (a *Attachment) set(f head.Flow, open bool) {
 
 // Settle implements head.Attachment.
 func (a *Attachment) Settle(f head.Flow, token uint64, o head.Outcome) {
+	if a.b.OnSettle != nil {
+		a.b.OnSettle(Settlement{f, token, o})
+		return
+	}
 	a.b.mu.Lock()
 	defer a.b.mu.Unlock()
 	a.settled = append(a.settled, Settlement{f, token, o})

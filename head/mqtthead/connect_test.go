@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http/httptest"
@@ -356,20 +357,25 @@ func TestTLS(t *testing.T) {
 
 func TestWebSocket(t *testing.T) {
 	b := &headtest.Backend{}
-	h := wshead.New(map[string]wshead.Server{wshead.MQTT: New(Config{Backend: b})}, nil)
+	log := &lines{changed: make(chan struct{})}
+	server := New(Config{Backend: b, MaxKeepAlive: time.Second,
+		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	h := wshead.New(map[string]wshead.Server{wshead.MQTT: server}, nil)
 	srv := httptest.NewUnstartedServer(h)
 	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	srv.StartTLS()
 	defer srv.Close()
 	defer h.Close()
 	client := srv.Client()
-	trust := client.Transport.(interface{ CloseIdleConnections() })
-	defer trust.CloseIdleConnections()
-	ws, _, err := websocket.Dial(t.Context(), srv.URL+"/$iothub/websocket", &websocket.DialOptions{HTTPClient: client, Subprotocols: []string{"MQTT"}})
-	if err != nil {
-		t.Fatal(err)
+	defer client.CloseIdleConnections()
+	dial := func() *peer {
+		ws, _, err := websocket.Dial(t.Context(), srv.URL+"/$iothub/websocket", &websocket.DialOptions{HTTPClient: client, Subprotocols: []string{"MQTT"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newPeer(t, websocket.NetConn(t.Context(), ws, websocket.MessageBinary))
 	}
-	p := newPeer(t, websocket.NetConn(t.Context(), ws, websocket.MessageBinary))
+	p := dial()
 	hello := connectPacket(dev)
 	p.send(hello[:7]) // cut in two frames
 	p.send(hello[7:], pub(1, 1, "devices/dev/messages/events/", string(make([]byte, 200_000))))
@@ -378,10 +384,17 @@ func TestWebSocket(t *testing.T) {
 	if got := len(b.Messages(t, 1)[0].Body); got != 200_000 {
 		t.Errorf("body of %d bytes arrived", got)
 	}
-	r := rig{t: t, b: b}
+	r := rig{t: t, b: b, log: log}
 	p.subscribe(0, "devices/dev/messages/devicebound/#")
 	a := r.b.AwaitOpen(t, dev, head.ToDevice)
 	a.Device.Close(fault.New(fault.Unauthorized, "identity deleted"))
 	p.wantClosed()
 	b.AwaitGone(t, dev)
+	r.awaitLog("WARN", "device=dev", "identity deleted")
+
+	p = dial()
+	p.send(connectPacket(dev))
+	p.connack()
+	p.wantClosed() // by silence
+	r.awaitLog("DEBUG", "device=dev", "keep-alive")
 }

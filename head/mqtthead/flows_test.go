@@ -140,6 +140,21 @@ func TestManyUnsettled(t *testing.T) {
 	}
 }
 
+// TestNobodyAcknowledges: a backend without bounds must not stall in silence.
+func TestNobodyAcknowledges(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	p, _ := r.connect(dev)
+	p.subscribe(1, "devices/dev/messages/devicebound/#")
+	a := r.b.AwaitOpen(t, dev, head.ToDevice)
+	ms := make([]*message.Message, maxUnacknowledged+1)
+	for i := range ms {
+		ms[i] = &message.Message{}
+	}
+	go deliver(a, head.ToDevice, 0, ms...)
+	r.b.AwaitGone(t, dev)
+	r.awaitLog("WARN", "device=dev", "too many deliveries")
+}
+
 func TestTwinGet(t *testing.T) {
 	r := serve(t, &headtest.Backend{})
 	r.b.Desire(t, dev, `{"date":"2026-11-24T10:00:00Z","n":1.50}`)

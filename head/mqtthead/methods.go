@@ -102,6 +102,9 @@ func (s *session) Invoke(ctx context.Context, c *method.Call) (method.Reply, err
 	if !s.online.Load() || g.methods != nil && !slices.Contains(g.methods, c.Name) {
 		return method.Reply{}, fault.New(fault.DeviceNotOnline, "device %s has not subscribed to direct methods", s.id)
 	}
+	if len(c.Name) > method.MaxName {
+		return method.Reply{}, fault.New(fault.ArgumentInvalid, "methodName has %d characters, the most is %d", len(c.Name), method.MaxName)
+	}
 	if s.w.Buffered() > maxBuffered {
 		s.end(errSlow)
 		return method.Reply{}, errClosed

@@ -13,6 +13,9 @@ import (
 // client has not acknowledged: beyond, they go out at QoS 0.
 const maxControl = 256
 
+// maxUnacknowledged keeps half of the packet ids free, so that finding one is quick.
+const maxUnacknowledged = 1 << 15
+
 // outgoing is a publish the client has to acknowledge.
 type outgoing struct {
 	id    uint16
@@ -33,7 +36,7 @@ type outbound struct {
 
 // take gives a free packet id; zero when there is none.
 func (o *outbound) take(flow head.Flow, token uint64) uint16 {
-	if flow == head.Flows && o.control >= maxControl || o.used >= 1<<15 {
+	if flow == head.Flows && o.control >= maxControl || o.used >= maxUnacknowledged {
 		return 0
 	}
 	if 2*o.used >= len(o.slots) {
@@ -96,11 +99,15 @@ func (s *session) Deliver(f head.Flow, batch []head.Delivery) {
 	o := &s.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var settled []uint64 // complete once written: there will be no PUBACK
-	var rejected []uint64
+	var written *[]uint64 // at QoS 0 they are complete then: there will be no PUBACK
+	var then func()
 	if qos == 0 {
-		settled = make([]uint64, 0, len(batch))
+		tokens := make([]uint64, 0, len(batch))
+		written = &tokens
+		then = func() { s.settleAll(f, tokens, head.Completed) }
 	}
+	var rejected []uint64
+	exhausted := false
 	encode := func(dst []byte) []byte {
 		for i := range batch {
 			d := &batch[i]
@@ -111,10 +118,11 @@ func (s *session) Deliver(f head.Flow, batch []head.Delivery) {
 				rejected = append(rejected, d.Token)
 				continue
 			case qos == 0:
-				settled = append(settled, d.Token)
+				*written = append(*written, d.Token)
 			default:
 				if p.ID = o.take(f, d.Token); p.ID == 0 {
-					continue // comes back when the connection ends
+					exhausted = true
+					return dst
 				}
 				p.Dup = d.Duplicate
 			}
@@ -122,16 +130,23 @@ func (s *session) Deliver(f head.Flow, batch []head.Delivery) {
 		}
 		return dst
 	}
-	var then func()
-	if qos == 0 {
-		then = func() { s.settleAll(f, settled, head.Completed) }
-	}
 	// A broken connection gives its deliveries back when it is detached.
 	_ = s.w.AppendThen(encode, then)
-	if len(rejected) > 0 {
-		s.srv.cfg.Log.Warn("properties of message do not fit into an MQTT topic", append(s.names(), "messages", len(rejected))...)
-		_ = s.w.AppendThen(func(dst []byte) []byte { return dst }, func() { s.settleAll(f, rejected, head.Rejected) })
+	if exhausted { // what was not sent comes back when the connection ends
+		s.end(errNoIDs)
 	}
+	if cap(o.topic) > maxKeptText {
+		o.topic = nil
+	}
+	if len(rejected) > 0 {
+		s.rejectAll(f, rejected)
+	}
+}
+
+// rejectAll settles deliveries that MQTT cannot carry.
+func (s *session) rejectAll(f head.Flow, tokens []uint64) {
+	s.srv.cfg.Log.Warn("properties of message do not fit into an MQTT topic", append(s.names(), "messages", len(tokens))...)
+	_ = s.w.AppendThen(func(dst []byte) []byte { return dst }, func() { s.settleAll(f, tokens, head.Rejected) })
 }
 
 // settleAll settles in the flusher's goroutine, where no lock of ours is held.
@@ -180,6 +195,9 @@ func (s *session) push(kind grantKind, topic, payload []byte) {
 	if s.w.Buffered() > maxBuffered {
 		s.end(errSlow)
 		return
+	}
+	if len(topic) > mqtt.MaxString {
+		return // request ids are bounded, so this is no answer
 	}
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()

@@ -35,6 +35,7 @@ var (
 	errDisconnect = errors.New("client sent DISCONNECT")
 	errKeepAlive  = errors.New("nothing arrived within one and a half times the keep-alive")
 	errExpired    = fault.New(fault.Unauthorized, "the token of the connection has expired; connect again with a new one")
+	errNoIDs      = errors.New("the client has too many deliveries to acknowledge")
 	errSlow       = errors.New("the client does not read what it is sent")
 )
 
@@ -202,7 +203,7 @@ func (s *session) readError(err error) error {
 	if werr := s.w.Err(); werr != nil {
 		return fmt.Errorf("write to client: %w", werr)
 	}
-	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+	if !s.armed.IsZero() && !time.Now().Before(s.armed) { // transports differ in how they say so
 		if e := s.who.Expires; !e.IsZero() && !time.Now().Before(e) {
 			return errExpired
 		}

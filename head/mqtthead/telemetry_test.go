@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
@@ -171,6 +172,7 @@ func TestCloses(t *testing.T) {
 		{"own module", pub(0, 0, "devices/dev/modules/mod/messages/events/", "x"), "not allowed"},
 		{"twin without rid", pub(0, 0, "$iothub/twin/GET/", ""), "malformed twin topic"},
 		{"malformed twin topic", pub(0, 0, "$iothub/twin/GET/x", ""), "malformed twin topic"},
+		{"endless rid", pub(0, 0, "$iothub/twin/GET/?$rid="+strings.Repeat("x", 65_500), ""), "malformed twin topic"},
 		{"unknown twin topic", pub(0, 0, "$iothub/twin/PUT/?$rid=1", ""), "not allowed"},
 		{"message too large", pub(1, 1, events, string(make([]byte, 300<<10))), "most is 262144"},
 		{"properties too large", pub(1, 1, events+"a=b", string(make([]byte, 256<<10-1))), "most is 262144"},
@@ -262,6 +264,45 @@ func BenchmarkPublishOne(b *testing.B) {
 	for b.Loop() {
 		p.send(one)
 		p.puback()
+	}
+}
+
+// BenchmarkDeliver is delivery to settlement over loopback, 64 at a time.
+func BenchmarkDeliver(b *testing.B) {
+	settled := make(chan struct{}, 64)
+	r := serve(b, &headtest.Backend{OnSettle: func(s headtest.Settlement) {
+		if s.Token == 63 {
+			settled <- struct{}{}
+		}
+	}})
+	p, _ := r.connect(mod)
+	p.SetDeadline(noDeadline)
+	p.subscribe(1, "devices/dev/modules/mod/#")
+	a := r.b.AwaitOpen(b, mod, head.Inputs)
+	m := message.Message{Body: make([]byte, 256), System: message.System{Input: "in", ConnectionDevice: "dev", ConnectionModule: "m"}}
+	batch := make([]head.Delivery, 64)
+	for i := range batch {
+		batch[i] = head.Delivery{Token: uint64(i), Message: &m}
+	}
+	acks := make([]byte, 0, 4*len(batch))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += len(batch) {
+		a.Device.Deliver(head.Inputs, batch)
+		acks = acks[:0]
+		for range batch {
+			var got mqtt.Publish
+			f, err := p.r.Next()
+			if err == nil {
+				err = got.Decode(f)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			acks = (&mqtt.Ack{Type: mqtt.TypePuback, ID: got.ID}).Append(acks, mqtt.V311)
+		}
+		p.send(acks)
+		<-settled
 	}
 }
 

@@ -20,6 +20,9 @@ const (
 	maxRequestBytes = 1 << 20
 )
 
+// maxRID is the longest request id that is echoed; SDKs send up to 36 characters.
+const maxRID = 1 << 10
+
 // request is a twin operation of the client.
 type request struct {
 	kind    topicKind
@@ -42,7 +45,7 @@ type requests struct {
 // twinRequest takes a publish to a twin topic.
 func (s *session) twinRequest(kind topicKind, rest string, p *mqtt.Publish) error {
 	q, ok := parseQuery(rest)
-	if !ok || kind == twinRead && !q.hasRID {
+	if !ok || kind == twinRead && !q.hasRID || len(q.rid) > maxRID {
 		return violated("malformed twin topic %.200q", p.Topic)
 	}
 	// What is queued outlives the read buffer.

@@ -130,13 +130,13 @@ func (p *Connect) Append(dst []byte) []byte {
 	dst = appendString(dst, p.ClientID)
 	if p.Will != nil {
 		dst = appendString(dst, p.Will.Topic)
-		dst = appendString(dst, p.Will.Payload)
+		dst = appendBinary(dst, p.Will.Payload)
 	}
 	if p.HasUsername {
 		dst = appendString(dst, p.Username)
 	}
 	if p.HasPassword {
-		dst = appendString(dst, p.Password)
+		dst = appendBinary(dst, p.Password)
 	}
 	return dst
 }

@@ -87,17 +87,13 @@ func (p *Publish) Check() error {
 }
 
 // Append adds the packet to dst. p must be one that Check accepts.
-func (p *Publish) Append(dst []byte, _ Version) []byte {
-	return appendPublish(dst, p, p.Topic)
+func (p *Publish) Append(dst []byte, v Version) []byte {
+	return p.AppendWithTopic(dst, unsafe.Slice(unsafe.StringData(p.Topic), len(p.Topic)), v)
 }
 
 // AppendWithTopic is Append with topic in the place of p.Topic, for topics that are
 // put together in a buffer.
 func (p *Publish) AppendWithTopic(dst, topic []byte, _ Version) []byte {
-	return appendPublish(dst, p, topic)
-}
-
-func appendPublish[T string | []byte](dst []byte, p *Publish, topic T) []byte {
 	first := byte(TypePublish)<<4 | p.QoS<<1
 	if p.Dup {
 		first |= 8
@@ -110,7 +106,7 @@ func appendPublish[T string | []byte](dst []byte, p *Publish, topic T) []byte {
 		n += 2
 	}
 	dst = appendHeader(dst, first, n)
-	dst = appendString(dst, topic)
+	dst = appendBinary(dst, topic)
 	if p.QoS > 0 {
 		dst = binary.BigEndian.AppendUint16(dst, p.ID)
 	}
@@ -130,12 +126,19 @@ func appendHeader(dst []byte, first byte, remaining int) []byte {
 	return append(dst, byte(remaining))
 }
 
-func appendString[T string | []byte](dst []byte, s T) []byte {
-	if len(s) > MaxString {
+func appendString(dst []byte, s string) []byte {
+	return append(appendLength(dst, len(s)), s...)
+}
+
+func appendBinary(dst, b []byte) []byte {
+	return append(appendLength(dst, len(b)), b...)
+}
+
+func appendLength(dst []byte, n int) []byte {
+	if n > MaxString {
 		panic("mqtt: string is too long to encode")
 	}
-	dst = binary.BigEndian.AppendUint16(dst, uint16(len(s)))
-	return append(dst, s...)
+	return binary.BigEndian.AppendUint16(dst, uint16(n))
 }
 
 // validBytes says whether b may stand as an MQTT string (section 1.5.3).
