@@ -522,3 +522,22 @@ func (s *sink) Deliver(f head.Flow, batch []head.Delivery) {
 	}
 	s.got <- len(batch)
 }
+
+func FuzzSettings(f *testing.F) {
+	f.Add([]byte(`{"schemaVersion":"1.1","storeAndForwardConfiguration":{"timeToLiveSecs":-1},"routes":{"a":"FROM /* INTO $upstream","b":{"route":"FROM /messages WHERE a = 'x' INTO $upstream","priority":9,"timeToLiveSecs":1}}}`))
+	f.Add([]byte(`{"schemaVersion":"1.","routes":{"a":null,"b":{}}}`))
+	f.Fuzz(func(t *testing.T, desired []byte) {
+		s, err := parseSettings(desired)
+		if err != nil {
+			if !fault.Is(err, fault.InvalidConfiguration) {
+				t.Fatalf("not a fault that can be reported: %v", err)
+			}
+			return
+		}
+		for _, r := range s.routes {
+			if r.Priority > 10 || r.TTL < 0 || strings.TrimSpace(r.Text) == "" {
+				t.Fatalf("%+v", r)
+			}
+		}
+	})
+}
