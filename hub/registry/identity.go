@@ -169,7 +169,7 @@ func (r *Registry) seal(key string) (any, error) {
 	return base64.StdEncoding.EncodeToString(sealed), nil
 }
 
-func (r *Registry) unseal(text string) (string, error) {
+func unseal(s Sealer, text string) (string, error) {
 	if text == "" {
 		return "", nil
 	}
@@ -177,6 +177,6 @@ func (r *Registry) unseal(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key, err := r.sealer.Open(sealed)
+	key, err := s.Open(sealed)
 	return string(key), err
 }

@@ -75,27 +75,39 @@ func (r *Registry) makeBuiltins(tx *sql.Tx) error {
 }
 
 func (r *Registry) loadPolicies(ctx context.Context) error {
-	rows, err := r.db.Read().QueryContext(ctx, "SELECT name, primary_key, secondary_key, rights FROM policies")
+	all, err := ReadPolicies(ctx, r.db.Read(), r.sealer)
+	if err == nil {
+		r.policies = policies{}
+		for _, p := range all {
+			r.policies[p.Name] = p
+		}
+	}
+	return err
+}
+
+// ReadPolicies gives the policies in a hub's database, by name, also while the hub
+// has it open.
+func ReadPolicies(ctx context.Context, db *sql.DB, sealer Sealer) ([]auth.Policy, error) {
+	rows, err := db.QueryContext(ctx, "SELECT name, primary_key, secondary_key, rights FROM policies ORDER BY name")
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read shared access policies: %w", err)
 	}
 	defer rows.Close()
-	all := policies{}
+	var all []auth.Policy
 	for rows.Next() {
 		var p auth.Policy
 		var sealed [2]string
 		var rights string
 		if err := rows.Scan(&p.Name, &sealed[0], &sealed[1], &rights); err != nil {
-			return err
+			return nil, fmt.Errorf("read shared access policies: %w", err)
 		}
 		p.Rights = parseRights(rights)
 		for n := range sealed {
-			if p.Keys[n], err = r.unseal(sealed[n]); err != nil {
-				return fmt.Errorf("unseal the keys of policy %s: %w", p.Name, err)
+			if p.Keys[n], err = unseal(sealer, sealed[n]); err != nil {
+				return nil, fmt.Errorf("unseal the keys of policy %s: %w", p.Name, err)
 			}
 		}
-		all[p.Name] = p
+		all = append(all, p)
 	}
-	r.policies = all
-	return rows.Err()
+	return all, rows.Err()
 }

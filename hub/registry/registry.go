@@ -248,7 +248,7 @@ func (r *Registry) scan(rows *sql.Rows) (Identity, error) {
 	i.StatusUpdated, i.Created = moment(statusUpdated), moment(created)
 	i.ConnectionUpdated, i.LastActivity = moment(connectionUpdated), moment(lastActivity)
 	for n := range sealed {
-		if i.Auth.Keys[n], err = r.unseal(sealed[n].String); err != nil {
+		if i.Auth.Keys[n], err = unseal(r.sealer, sealed[n].String); err != nil {
 			return i, fmt.Errorf("unseal the keys of %s: %w", i.ID, err)
 		}
 	}

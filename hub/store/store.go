@@ -70,6 +70,23 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return db, nil
 }
 
+// OpenReader opens the database that Open made, for reading only, whether or not
+// another process has it open. It fails with fs.ErrNotExist when there is none.
+func OpenReader(ctx context.Context, path string) (*sql.DB, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db, err := sql.Open("sqlite", dsn(path, true)+"&mode=rw") // made by nobody but Open
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(1)
+	if err := db.PingContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), db.Close())
+	}
+	return db, nil
+}
+
 // Write runs fn in a transaction and returns when that is on disk. Callers that
 // come together share one commit, each inside a savepoint of its own: an error of
 // fn undoes what this fn did and nothing else, and is returned as it is. fn must

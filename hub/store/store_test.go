@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -255,5 +256,42 @@ func TestTransactionLostUnderTheWriter(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Errorf("the writer did not recover: %v", err)
+	}
+}
+
+// Commands read the database of a hub that runs, and of one that does not.
+func TestOpenReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	if _, err := OpenReader(t.Context(), path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no database: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the reader made a file: %v", err)
+	}
+	db := open(t, path)
+	if err := db.Write(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.Exec(insertPolicy, "p", 3)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []string{"running", "stopped"} {
+		r, err := OpenReader(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := r.QueryRow("SELECT count(*) FROM policies").Scan(&n); err != nil || n != 1 {
+			t.Errorf("%s: %d policies, %v", state, n, err)
+		}
+		if _, err := r.Exec("DELETE FROM policies"); err == nil {
+			t.Errorf("%s: the reader could write", state)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
