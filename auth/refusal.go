@@ -1,0 +1,33 @@
+package auth
+
+import (
+	"fmt"
+
+	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/ident"
+)
+
+// refusedText is all that a device learns when its proof does not hold.
+const refusedText = "the credentials are not valid for this identity"
+
+// refuse is the one answer to a device whose proof does not hold. The cause is for
+// the log and holds no part of the proof.
+func refuse(format string, args ...any) error {
+	return fault.Wrap(fmt.Errorf(format, args...), fault.Unauthorized, refusedText)
+}
+
+// disabled is the answer to a device that is who it says. Only then may it learn
+// more.
+func disabled(id ident.ID) error {
+	return fault.New(fault.Unauthorized, "%s is disabled", id)
+}
+
+// malformed is the answer to a service whose credentials cannot be read.
+func malformed(cause error) error {
+	return fault.Wrap(cause, fault.GenericUnauthorized, "the Authorization header holds no valid shared access signature")
+}
+
+// refuseService is the answer to a service whose proof does not hold.
+func refuseService(format string, args ...any) error {
+	return fault.Wrap(fmt.Errorf(format, args...), fault.UnauthorizedAccess, "Unauthorized")
+}
