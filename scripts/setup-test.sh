@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Install what the tests need beyond Go: a C compiler for the race detector, Node
-# and the Azure SDKs, mosquitto's clients. Does nothing where all is there.
+# and the Azure SDKs, mosquitto's clients, openssl. Quick where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 need=()
 command -v gcc >/dev/null || need+=(gcc libc6-dev)
-command -v node >/dev/null || need+=(nodejs npm)
+command -v node >/dev/null || need+=(nodejs)
+command -v npm >/dev/null || need+=(npm)
 command -v mosquitto_pub >/dev/null || need+=(mosquitto-clients)
 command -v openssl >/dev/null || need+=(openssl)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || need+=(ca-certificates)
 if [ ${#need[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ]; then
     echo "the tests need: ${need[*]}; install them, or run this as root" >&2
@@ -19,8 +21,9 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-if [ ! -e test/sdk/node_modules/.package-lock.json ] ||
-   [ test/sdk/package-lock.json -nt test/sdk/node_modules/.package-lock.json ]; then
-  (cd test/sdk && npm ci --no-audit --no-fund --loglevel=error)
-  touch test/sdk/node_modules/.package-lock.json
+cd test/sdk
+# npm keeps a copy of the lock file there: the same, so nothing to do.
+if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+  npm ci --no-audit --no-fund --loglevel=error
+  touch node_modules/.package-lock.json
 fi
