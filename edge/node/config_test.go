@@ -145,7 +145,7 @@ func TestBadFiles(t *testing.T) {
 		{"behind a gateway", connect("HostName=h;DeviceId=d;SharedAccessKey=AAAA;GatewayHostName=g"), "remove GatewayHostName"},
 		{"with x509", connect("HostName=h;DeviceId=d;x509=true"), `method = "x509"`},
 		{"without a key", connect("HostName=h;DeviceId=d"), "HostName, DeviceId and SharedAccessKey are needed"},
-		{"no pairs", connect("h"), "a part of it has no ="},
+		{"no pairs", connect("h"), "a part that is not Name=Value"},
 		{"bad key", connect("HostName=h;DeviceId=d;SharedAccessKey=?"), "the key is not in base64"},
 		{"port", connect("HostName=h:8443;DeviceId=d;SharedAccessKey=AAAA"), "without a port (:8443); say where to connect in [upstream]"},
 		{"bad host", connect("HostName=h h;DeviceId=d;SharedAccessKey=AAAA"), `provisioning.connection_string: "h h" is no host name`},

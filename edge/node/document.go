@@ -17,6 +17,7 @@ import (
 
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/storage/queue"
+	"github.com/selvedge-io/selvedge/trust/sas"
 )
 
 // document is the configuration file as written: the original's super-config
@@ -359,38 +360,29 @@ func (d *document) store(s *Store) error {
 // connectionString reads what the hub gives out for a device.
 func connectionString(p *Provisioning, text string) error {
 	const key = "provisioning.connection_string"
-	parts := map[string]string{}
-	for part := range strings.SplitSeq(text, ";") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
-		}
-		name, value, ok := strings.Cut(part, "=")
-		if !ok {
-			return fmt.Errorf("%s: a part of it has no =; it is  HostName=…;DeviceId=…;SharedAccessKey=…", key)
-		}
-		parts[strings.ToLower(name)] = value
-	}
-	p.Hub, p.Device = parts["hostname"], parts["deviceid"]
+	c, err := sas.ParseConnectionString(text)
 	switch {
-	case parts["sharedaccesskeyname"] != "":
+	case err != nil:
+		return fmt.Errorf("%s: %w; it is  HostName=…;DeviceId=…;SharedAccessKey=…", key, err)
+	case c.SharedAccessKeyName != "" || c.Endpoint != "":
 		return errors.New(key + ": this one is for service clients; a gateway needs its own, as  selvedge device connection-string DEVICE  prints it")
-	case parts["gatewayhostname"] != "":
+	case c.GatewayHostName != "":
 		return errors.New(key + ": a gateway below a gateway is not supported yet; remove GatewayHostName")
-	case parts["moduleid"] != "":
+	case c.ModuleID != "":
 		return errors.New(key + ": this one is of a module; a gateway needs the device's")
-	case strings.EqualFold(parts["x509"], "true"):
+	case c.X509:
 		return errors.New(key + `: with a certificate, set iothub_hostname, device_id and [provisioning.authentication] method = "x509" instead`)
-	case p.Hub == "" || p.Device == "" || parts["sharedaccesskey"] == "":
+	case c.DeviceID == "" || c.SharedAccessKey == "":
 		return errors.New(key + ": HostName, DeviceId and SharedAccessKey are needed")
 	}
-	if err := checkHub(key, p.Hub); err != nil {
+	if err := checkHub(key, c.HostName); err != nil {
 		return err
 	}
+	p.Hub, p.Device = c.HostName, c.DeviceID
 	if err := (ident.ID{Device: p.Device}).Check(); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
 	}
-	var err error
-	p.Key, err = decodeKey(key, parts["sharedaccesskey"])
+	p.Key, err = decodeKey(key, c.SharedAccessKey)
 	return err
 }
 
