@@ -1,0 +1,43 @@
+//go:build !linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/selvedge-io/selvedge/edge/runtime"
+)
+
+// ErrUnsupported is what New answers where modules cannot run as processes.
+var ErrUnsupported = errors.New("modules of type process need Linux")
+
+// Driver cannot be made on this system.
+type Driver struct{}
+
+// New answers ErrUnsupported.
+func New(Config) (*Driver, error) { return nil, ErrUnsupported }
+
+// Start answers ErrUnsupported, as all methods do.
+func (*Driver) Start(context.Context, runtime.Module) error { return ErrUnsupported }
+
+// Stop answers ErrUnsupported.
+func (*Driver) Stop(context.Context, string) error { return ErrUnsupported }
+
+// Remove answers ErrUnsupported.
+func (*Driver) Remove(context.Context, string) error { return ErrUnsupported }
+
+// List answers ErrUnsupported.
+func (*Driver) List(context.Context) ([]runtime.State, error) { return nil, ErrUnsupported }
+
+// Watch answers ErrUnsupported.
+func (*Driver) Watch(context.Context, func(runtime.State)) error { return ErrUnsupported }
+
+// Logs answers ErrUnsupported.
+func (*Driver) Logs(context.Context, string, runtime.LogQuery) (io.ReadCloser, error) {
+	return nil, ErrUnsupported
+}
+
+// Close does nothing.
+func (*Driver) Close() error { return nil }
