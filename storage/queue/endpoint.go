@@ -91,12 +91,21 @@ func (q *Queue) Remove(name string) error {
 
 // Names lists the endpoints, removed ones excepted, in no order.
 func (q *Queue) Names() []string {
+	var all []string
+	for _, e := range q.Endpoints() {
+		all = append(all, e.name)
+	}
+	return all
+}
+
+// Endpoints gives all that there are, removed ones excepted, in no order.
+func (q *Queue) Endpoints() []*Endpoint {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var all []string
+	var all []*Endpoint
 	for _, e := range q.endpoints {
 		if e != nil {
-			all = append(all, e.name)
+			all = append(all, e)
 		}
 	}
 	return all
