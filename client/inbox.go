@@ -1,0 +1,154 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/message"
+	"github.com/selvedge-io/selvedge/wire/mqtt"
+)
+
+// Bounds of messages that wait for the handler. Servers keep to far less.
+const (
+	maxInbox      = 4096
+	maxInboxBytes = 16 << 20
+)
+
+// inbox is what the server sent and the handler has not seen.
+type inbox struct {
+	mu      sync.Mutex
+	queue   []delivery
+	bytes   int
+	handled bool          // there is a handler
+	more    chan struct{} // something was queued
+}
+
+// delivery is one message from the server.
+type delivery struct {
+	id uint16 // packet id, zero at QoS 0
+	m  message.Message
+}
+
+func (b *inbox) init() { b.more = make(chan struct{}, 1) }
+
+// push queues a delivery; false means that too much waits already.
+func (b *inbox) push(d delivery) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := d.m.Size()
+	if len(b.queue) >= maxInbox || b.bytes > 0 && b.bytes+n > maxInboxBytes {
+		return false
+	}
+	b.queue = append(b.queue, d)
+	b.bytes += n
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// take gives all that waits.
+func (b *inbox) take() []delivery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.queue
+	b.queue, b.bytes = nil, 0
+	return q
+}
+
+// OnMessage subscribes to the messages for the identity: cloud-to-device messages of a
+// device, all inputs of a module, whose name is in System.Input. handle is called for
+// one message after the other, in order; it may keep the message, and its context ends
+// with the connection.
+//
+// nil from handle acknowledges the message. With an error it stays unacknowledged,
+// and what happens then is the server's: a Selvedge broker sends it again when the
+// identity next connects, edgeHub after 30 s, IoT Hub when its lock of 60 s has run
+// out. Servers stop sending when too many are unacknowledged, so give an error only
+// for what is worth another try.
+//
+// There can be one handler.
+func (c *Client) OnMessage(ctx context.Context, handle func(ctx context.Context, m *message.Message) error) error {
+	c.in.mu.Lock()
+	second := c.in.handled
+	c.in.handled = true
+	c.in.mu.Unlock()
+	if second {
+		return fault.New(fault.InvalidOperation, "there is a handler of messages already")
+	}
+	// What a kept session brings before the subscription waits in the inbox.
+	if err := c.start(func() { c.deliver(handle) }); err != nil {
+		return err
+	}
+	return c.subscribe(ctx, messageFilter(c.id), 1)
+}
+
+// deliver hands messages to the handler until the connection ends.
+func (c *Client) deliver(handle func(context.Context, *message.Message) error) {
+	for {
+		select {
+		case <-c.in.more:
+		case <-c.ctx.Done():
+			return
+		}
+		for _, d := range c.in.take() {
+			if c.ctx.Err() != nil {
+				return
+			}
+			if err := handle(c.ctx, &d.m); err != nil {
+				if c.ctx.Err() == nil {
+					c.cfg.Log.Warn("message is left unacknowledged", "device", c.id.Device, "module", c.id.Module,
+						"input", d.m.System.Input, "message", d.m.System.MessageID, "err", err)
+				}
+				continue
+			}
+			c.acknowledge(d.id)
+		}
+	}
+}
+
+// acknowledge sends the PUBACK of a publish at QoS 1.
+func (c *Client) acknowledge(id uint16) {
+	if id != 0 {
+		p := mqtt.Ack{Type: mqtt.TypePuback, ID: id}
+		// A broken connection is the reader's to find; the message comes again.
+		_ = c.w.Append(func(b []byte) []byte { return p.Append(b, mqtt.V311) })
+	}
+}
+
+// published takes a PUBLISH of any kind.
+func (c *Client) published(f mqtt.Frame) error {
+	var p mqtt.Publish
+	if err := p.Decode(f); err != nil {
+		return err
+	}
+	if p.QoS == 2 {
+		return fmt.Errorf("%w: a server must not send PUBLISH at QoS 2 here", mqtt.ErrMalformed)
+	}
+	t := parseTopic(p.Topic, c.id)
+	if t.kind == toDevice || t.kind == toInput {
+		m := message.Message{Body: p.Payload}
+		parseBag(t.bag, &m)
+		m.System.Input = t.name
+		if !c.in.push(delivery{p.ID, m.Clone()}) {
+			return fault.New(fault.TooManyInflight, "%s sends more messages than can wait", c.cfg.gateway())
+		}
+		return nil
+	}
+	c.acknowledge(p.ID)
+	switch t.kind {
+	case twinAnswer:
+		c.twin.answer(t, p.Payload)
+	case desiredChange:
+		c.desired(t.version, p.Payload)
+	case methodCall:
+		c.invoke(call{name: string([]byte(t.name)), rid: string([]byte(t.rid)), payload: slices.Clone(p.Payload)})
+	default:
+		c.cfg.Log.Debug("message on an unknown topic is ignored", "device", c.id.Device, "module", c.id.Module, "topic", p.Topic)
+	}
+	return nil
+}
