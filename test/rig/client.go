@@ -54,6 +54,9 @@ func DialRaw(ctx context.Context, id Identity) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var d net.Dialer
+	if id.From != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(id.From)}
+	}
 	conn, err := d.DialContext(ctx, "tcp", id.Address)
 	if err != nil {
 		return nil, err

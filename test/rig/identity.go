@@ -23,6 +23,7 @@ type Identity struct {
 
 	Address  string            // host:port to dial
 	CA       string            // file with the root to trust; empty: any certificate will do
+	From     string            // loopback address to dial from; empty: any
 	Plain    bool              // without TLS
 	Cert     *tls.Certificate  // client certificate, or nil
 	Password string            // instead of a token made with Key
