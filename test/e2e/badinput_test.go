@@ -61,7 +61,9 @@ func TestRefusedConnects(t *testing.T) {
 		{"other client id", changed(func(p *mqtt.Connect) { p.ClientID = "other" }), []string{"good", "client id"}},
 		{"no api-version", changed(func(p *mqtt.Connect) { p.Username = "localhost/good/?DeviceClientType=x" }), []string{"api-version"}},
 		{"user name of one part", changed(func(p *mqtt.Connect) { p.Username = "good" }), []string{"user name"}},
-		{"foreign will", changed(func(p *mqtt.Connect) { p.Will = &mqtt.Will{Topic: "devices/other/messages/events/", Payload: []byte("x")} }), []string{"good", "will topic"}},
+		{"foreign will", changed(func(p *mqtt.Connect) {
+			p.Will = &mqtt.Will{Topic: "devices/other/messages/events/", Payload: []byte("x")}
+		}), []string{"good", "will topic"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := rig.DialRaw(t.Context(), stranger(good, n))

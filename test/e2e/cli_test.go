@@ -245,7 +245,9 @@ func deploymentCommands(t *testing.T, h *rig.Hub) {
 		t.Errorf("set-modules printed %q and %q", a.Stdout, a.Stderr)
 	}
 	version := func() int {
-		var d struct{ Properties struct{ Desired map[string]any } }
+		var d struct {
+			Properties struct{ Desired map[string]any }
+		}
 		h.Run(t, "twin", "show", "gw", "-m", "$edgeAgent").JSON(t, &d)
 		return int(d.Properties.Desired["$version"].(float64))
 	}
