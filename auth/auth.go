@@ -99,7 +99,7 @@ func New(cfg Config) *Verifier {
 }
 
 // Device judges the claim of a device or module. A token goes before a certificate
-// (device-protocol 3.1). Every refusal is fault.Unauthorized with the same text for
+// (device-protocol 3.1). Every refusal is fault.Unauthorized, with the same text for
 // an unknown identity as for a wrong proof; its cause, for the log, is the truth.
 func (v *Verifier) Device(ctx context.Context, c *ident.Claim) (*ident.Principal, error) {
 	if err := c.ID.Check(); err != nil {

@@ -2,9 +2,11 @@ package auth
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
+	"github.com/selvedge-io/selvedge/trust/sas"
 )
 
 // refusedText is all that a device learns when its proof does not hold.
@@ -20,6 +22,13 @@ func refuse(format string, args ...any) error {
 // more.
 func disabled(id ident.ID) error {
 	return fault.New(fault.Unauthorized, "%s is disabled", id)
+}
+
+// tooOld is the answer to whoever brings an expired token. No secret is at stake
+// there, and clocks that differ are the usual reason.
+func tooOld(code fault.Code, t *sas.Token, now time.Time) error {
+	return fault.New(code, "the token expired at %s and it is %s here; check the clocks",
+		t.Expiry.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 }
 
 // malformed is the answer to a service whose credentials cannot be read.

@@ -20,7 +20,7 @@ func (v *Verifier) byToken(ctx context.Context, text string, id ident.ID, polici
 	}
 	now := v.now()
 	if expired(&t, now) {
-		return nil, refuse("%s: token expired at %s", id, t.Expiry.Format(time.RFC3339))
+		return nil, tooOld(fault.Unauthorized, &t, now)
 	}
 	if t.Policy != "" && !policies {
 		return nil, refuse("%s: token is signed by policy %.100q, not by the identity", id, t.Policy)
@@ -110,8 +110,8 @@ func (v *Verifier) Service(ctx context.Context, authorization, resource string, 
 	if t.Policy == "" {
 		return "", refuseService("token names no shared access policy (skn)")
 	}
-	if expired(&t, v.now()) {
-		return "", refuseService("token of policy %.100q expired at %s", t.Policy, t.Expiry.Format(time.RFC3339))
+	if now := v.now(); expired(&t, now) {
+		return "", tooOld(fault.UnauthorizedAccess, &t, now)
 	}
 	p, signed, err := v.policy(ctx, &t)
 	switch {
@@ -132,9 +132,9 @@ func expired(t *sas.Token, now time.Time) bool { return now.After(t.Expiry.Add(S
 // nobody stands for a key where there is none, so that checking takes as long.
 var nobody [32]byte
 
-// signedBy says whether one of the keys signed the token. Both are always tried.
+// signedBy says whether one of the keys signed the token: the primary or, as while
+// keys are rolled, the secondary. A refusal takes as long whatever keys there are.
 func signedBy(t *sas.Token, keys [2]string) bool {
-	signed := false
 	for _, text := range keys {
 		var room [64]byte
 		key, err := base64.StdEncoding.AppendDecode(room[:0], []byte(text))
@@ -143,8 +143,8 @@ func signedBy(t *sas.Token, keys [2]string) bool {
 			key = nobody[:]
 		}
 		if t.Verify(key) && real {
-			signed = true
+			return true
 		}
 	}
-	return signed
+	return false
 }
