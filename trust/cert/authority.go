@@ -178,8 +178,9 @@ func (a *Authority) check(name string) error {
 	case !own.IsCA:
 		return fmt.Errorf("the first certificate in %s is not that of a certificate authority", name)
 	case a.opts.Now().After(own.NotAfter):
-		return fmt.Errorf("the certificate in %s expired on %s: move it and its key away, start again, "+
-			"and give the new root to all who trusted the old one", name, own.NotAfter.Format(time.DateOnly))
+		return fmt.Errorf("the certificate in %s expired on %s: replace it and its key, or move both away to have "+
+			"new ones made if they were made here, and give the new root to all who trusted the old one",
+			name, own.NotAfter.Format(time.DateOnly))
 	}
 	return nil
 }

@@ -20,6 +20,13 @@ const (
 	retryAfter = time.Minute
 )
 
+// A certificate from files is somebody else's to renew. From remindBefore its end,
+// Run asks for that each remindEvery.
+const (
+	remindBefore = 14 * 24 * time.Hour
+	remindEvery  = 24 * time.Hour
+)
+
 // ServerConfig is what a Server stands on: an Authority that issues for Hosts, or
 // the files of a certificate that somebody else issued.
 type ServerConfig struct {
@@ -40,9 +47,10 @@ type Server struct {
 	cfg     ServerConfig
 	current atomic.Pointer[held]
 
-	mu      sync.Mutex // renewals, one at a time
-	stamp   stamp      // of the files that current came from, or that failed
-	retryAt time.Time
+	mu       sync.Mutex // renewals, one at a time
+	stamp    stamp      // of the files that current came from, or that failed
+	retryAt  time.Time
+	reminded time.Time
 }
 
 // held is a certificate and when to replace it.
@@ -167,6 +175,7 @@ func (s *Server) reload() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.remind(s.cfg.Now(), s.current.Load().tls.Leaf.NotAfter)
 	now := s.look()
 	if now == s.stamp {
 		return
@@ -185,13 +194,21 @@ func (s *Server) load() error {
 	s.current.Store(&held{tls: pair})
 	c := pair.Leaf
 	s.cfg.Log.Info("server certificate loaded", "file", s.cfg.CertificateFile, "names", c.DNSNames, "expires", c.NotAfter)
-	if s.cfg.Now().After(c.NotAfter) {
-		s.cfg.Log.Warn("server certificate has expired", "file", s.cfg.CertificateFile, "expires", c.NotAfter)
-	}
+	s.reminded = time.Time{}
+	s.remind(s.cfg.Now(), c.NotAfter)
 	for _, host := range s.cfg.Hosts {
 		if err := c.VerifyHostname(host); err != nil {
 			s.cfg.Log.Warn("server certificate does not name a host of ours", "host", host, "file", s.cfg.CertificateFile)
 		}
 	}
 	return nil
+}
+
+// remind says in the log that the certificate has to be renewed.
+func (s *Server) remind(now, end time.Time) {
+	if end.Sub(now) > remindBefore || now.Sub(s.reminded) < remindEvery {
+		return
+	}
+	s.reminded = now
+	s.cfg.Log.Warn("server certificate must be renewed soon", "file", s.cfg.CertificateFile, "expires", end)
 }

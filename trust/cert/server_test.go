@@ -318,6 +318,24 @@ func TestOwnCertificateIsReloaded(t *testing.T) {
 	})
 }
 
+func TestOwnCertificateNearItsEnd(t *testing.T) {
+	dir := t.TempDir()
+	certificate, key := files(t, authority(t, filepath.Join(dir, "ca"), Options{}), dir, "x")
+	at, log := &clock{now: noon}, &bytes.Buffer{}
+	s, err := NewServer(ServerConfig{CertificateFile: certificate, KeyFile: key, Now: at.Now, Log: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ days, want int }{{75, 0}, {77, 1}, {78, 2}, {95, 3}} {
+		at.set(noon.AddDate(0, 0, c.days))
+		s.reload()
+		s.reload()
+		if got := strings.Count(log.String(), "must be renewed"); got != c.want {
+			t.Errorf("after %d days: %d reminders, want %d", c.days, got, c.want)
+		}
+	}
+}
+
 func TestBadServers(t *testing.T) {
 	a, dir := authority(t, t.TempDir(), Options{}), t.TempDir()
 	certificate, key := files(t, a, dir, "x")

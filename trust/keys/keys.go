@@ -44,9 +44,24 @@ func Open(dir string) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open master key: %w", err)
 	}
+	return from(master), nil
+}
+
+// OpenExisting is Open that makes nothing: without a key, the error is
+// fs.ErrNotExist. It is for data that was sealed before, where a new key would only
+// hide that the old one is lost.
+func OpenExisting(dir string) (*Keys, error) {
+	master, err := load(filepath.Join(dir, fileName))
+	if err != nil {
+		return nil, fmt.Errorf("open master key: %w", err)
+	}
+	return from(master), nil
+}
+
+func from(master []byte) *Keys {
 	k := &Keys{master: master}
 	k.seal = newSealer(k.Derive("seal", keySize))
-	return k, nil
+	return k
 }
 
 // create makes the key. Whoever loses a race for the name takes the winner's.

@@ -92,6 +92,20 @@ func TestDamagedFileIsKept(t *testing.T) {
 	}
 }
 
+func TestOpenExistingMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := OpenExisting(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a key: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("made %v, %v", entries, err)
+	}
+	made := open(t, dir)
+	if k, err := OpenExisting(dir); err != nil || !bytes.Equal(k.master, made.master) {
+		t.Error(err)
+	}
+}
+
 func TestManyStartsAgreeOnOneKey(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup
@@ -112,7 +126,7 @@ func TestManyStartsAgreeOnOneKey(t *testing.T) {
 	}
 }
 
-func TestSave(t *testing.T) {
+func TestSaveNew(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	if err := SaveNew(name, []byte("one"), 0o600); err != nil {
 		t.Fatal(err)
@@ -123,13 +137,7 @@ func TestSave(t *testing.T) {
 	if text, err := Load(name); err != nil || string(text) != "one" {
 		t.Errorf("%q, %v", text, err)
 	}
-	if err := Save(name, []byte("three"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := Load(name); err != nil || string(text) != "three" {
-		t.Errorf("%q, %v", text, err)
-	}
-	if err := Save(filepath.Join(name, "below a file"), nil, 0o600); err == nil {
+	if err := SaveNew(filepath.Join(name, "below a file"), nil, 0o600); err == nil {
 		t.Error("no error for a place that cannot be")
 	}
 	if entries, err := os.ReadDir(filepath.Dir(name)); err != nil || len(entries) != 1 {

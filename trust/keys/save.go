@@ -30,19 +30,6 @@ func SaveNew(name string, content []byte, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(name))
 }
 
-// Save is SaveNew that replaces what is there.
-func Save(name string, content []byte, mode fs.FileMode) error {
-	draft, err := writeDraft(name, content, mode)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(draft, name); err != nil {
-		os.Remove(draft)
-		return err
-	}
-	return syncDir(filepath.Dir(name))
-}
-
 // writeDraft writes a file beside name and syncs it.
 func writeDraft(name string, content []byte, mode fs.FileMode) (draft string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
