@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type hub struct {
 	up       bool
 	refused  map[string]error // by module
 	choke    string           // a body that costs the connection
+	why      error            // what is said of it, if not that the connection is lost
 	mute     bool             // take messages, acknowledge nothing
 	conns    map[*conn]bool
 	dials    map[string]int
@@ -135,7 +137,7 @@ func (c *conn) run() {
 		select {
 		case p := <-c.parcels:
 			if !c.take(p) {
-				p.done(errors.New("connection lost"))
+				p.done(cmp.Or(c.h.why, errors.New("connection lost")))
 			}
 		case <-c.done:
 			for { // Publish sends nothing any more

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/storage/queue"
 )
@@ -39,6 +40,7 @@ type pump struct {
 	bytes int
 	free  []*parcel
 	lost  bool          // a parcel failed on this connection
+	large bool          // the first that did cannot be sent at all, as it seems
 	first uint64        // the oldest message of the first that did
 	moved chan struct{} // a parcel ended
 }
@@ -218,7 +220,7 @@ func (u *pump) hopeless(token uint64, m *message.Message) bool {
 		return false
 	}
 	size := packetSize(m)
-	if size <= maxPacket {
+	if size <= maxPacket && !u.large {
 		return false // it is something else; keep it
 	}
 	u.losses = 0
@@ -247,7 +249,7 @@ func (u *pump) ended(pl *parcel, err error) {
 	u.count -= len(pl.tokens)
 	u.bytes -= pl.bytes
 	if err != nil && !u.lost {
-		u.lost, u.first = true, pl.tokens[0]
+		u.lost, u.first, u.large = true, pl.tokens[0], fault.Is(err, fault.MessageTooLarge)
 	}
 	pl.tokens, pl.messages, pl.bytes = pl.tokens[:0], pl.messages[:0], 0
 	u.free = append(u.free, pl)

@@ -122,14 +122,16 @@ func TestPoison(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		body string
+		why  error
 		gone bool
 	}{
-		{"large", strings.Repeat("x", message.MaxTelemetry), true},
-		{"small", "x", false},
+		{"large", strings.Repeat("x", message.MaxTelemetry), nil, true},
+		{"small", "x", nil, false},
+		{"small, but its topic is too long", "x", fault.New(fault.MessageTooLarge, "no"), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHub()
-			h.choke = c.body
+			h.choke, h.why = c.body, c.why
 			w := start(t, t.TempDir(), h)
 			w.send("a", 0, 100)
 			w.sendBodies("a", c.body)
