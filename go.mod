@@ -3,6 +3,7 @@ module github.com/selvedge-io/selvedge
 go 1.26.0
 
 require (
+	github.com/Azure/go-amqp v1.7.0 // indirect
 	github.com/coder/websocket v1.8.15 // indirect
 	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
