@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/edge/runtime"
+	"github.com/selvedge-io/selvedge/model/fault"
 )
 
 const (
@@ -43,7 +44,8 @@ func (a *Agent) getModuleLogs(ctx context.Context, payload []byte) (any, error) 
 			continue
 		}
 		t, err := a.readTail(ctx, m.Name, item)
-		if err != nil {
+		if err != nil && !fault.Is(err, fault.ModuleNotFound) && !fault.Is(err, fault.InvalidOperation) {
+			// Those have written nothing.
 			return nil, fmt.Errorf("read the log of module %s: %w", m.Name, err)
 		}
 		logs = append(logs, t)

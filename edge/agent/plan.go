@@ -320,7 +320,7 @@ func (p *planner) reset(m manifest.Module, r Record, i *Instance) {
 func (p *planner) ended(m manifest.Module, r Record, i *Instance) (waiting bool) {
 	switch again, at := p.next(m, r, i); {
 	case !again:
-	case r.Halted || i.Exited.Before(p.Since):
+	case r.Halted || !i.Exited.After(p.Since):
 		if !p.hold {
 			p.do(Start, m.Name, m.Type, "it was stopped with the agent or by it")
 		}

@@ -29,13 +29,13 @@ func (s *Situation) health(m manifest.Module) (status, text string) {
 	case !engine.Ready && engine.Err != "":
 		return isUnknown, fmt.Sprintf("the engine for modules of type %s does not answer: %s", m.Type, engine.Err)
 	case i != nil && i.Running && r.Err != "":
-		return isRunning, "it runs as it was before: " + r.Err
+		return isRunning, "it runs as before: " + r.Err
 	case i != nil && i.Running:
 		return isRunning, isRunning
 	case m.Status == manifest.Stopped:
 		return isStopped, isStopped
 	case r.Err != "":
-		return isBackoff, fmt.Sprintf("next attempt at %s: %s", clock(r.Retry), r.Err)
+		return isBackoff, r.Err + "; next attempt at " + clock(r.Retry)
 	case r.Generation == "":
 		return isUnknown, "it waits for its identity"
 	case i == nil:
@@ -100,7 +100,7 @@ func short(s string) string {
 
 func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// Source is what a module runs, for people: an image or a command.
+// source is what a module runs, for people: an image or a command.
 func source(m *manifest.Module) string {
 	if m.Image != "" {
 		return m.Image
