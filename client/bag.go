@@ -35,8 +35,9 @@ func appendTelemetryBag(dst []byte, m *message.Message) []byte {
 	w.add("iothub-ack", s.Ack)
 	for _, p := range m.Properties {
 		if p.Name != "" {
-			w.name = appendEscaped(w.name[:0], p.Name)
-			w.pair(w.name, p.Value)
+			w.next()
+			w.dst = append(appendEscaped(w.dst, p.Name), '=')
+			w.dst = appendEscaped(w.dst, p.Value)
 		}
 	}
 	return w.dst
@@ -44,9 +45,8 @@ func appendTelemetryBag(dst []byte, m *message.Message) []byte {
 
 // bagWriter joins pairs by '&'. Names given to add are encoded already.
 type bagWriter struct {
-	dst  []byte
-	name []byte
-	any  bool
+	dst []byte
+	any bool
 }
 
 func (w *bagWriter) add(name, value string) {
@@ -55,12 +55,6 @@ func (w *bagWriter) add(name, value string) {
 		w.dst = append(append(w.dst, name...), '=')
 		w.dst = appendEscaped(w.dst, value)
 	}
-}
-
-func (w *bagWriter) pair(name []byte, value string) {
-	w.next()
-	w.dst = append(append(w.dst, name...), '=')
-	w.dst = appendEscaped(w.dst, value)
 }
 
 func (w *bagWriter) next() {

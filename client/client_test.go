@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/edge/upstream"
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/model/fault"
@@ -18,6 +19,8 @@ import (
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/model/method"
 )
+
+var _ upstream.Conn = (*Client)(nil)
 
 func TestDial(t *testing.T) {
 	r := serve(t, &headtest.Backend{Judge: judge})

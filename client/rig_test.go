@@ -27,9 +27,10 @@ import (
 const host = "hub.example.com"
 
 var (
-	dev = ident.ID{Device: "dev"}
-	mod = ident.ID{Device: "dev", Module: "mod"}
-	key = []byte("0123456789abcdef0123456789abcdef")
+	dev      = ident.ID{Device: "dev"}
+	mod      = ident.ID{Device: "dev", Module: "mod"}
+	key      = []byte("0123456789abcdef0123456789abcdef")
+	testTime = time.Unix(1<<31, 0)
 )
 
 // judge lets in who signed with key.

@@ -1,0 +1,211 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/head/headtest"
+	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/ident"
+	"github.com/selvedge-io/selvedge/model/message"
+	"github.com/selvedge-io/selvedge/model/method"
+)
+
+// run runs s until the returned function, or the test's end, stops it.
+func run(t testing.TB, s *Session) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := wait(t, "the end of Run", done); err != nil {
+			t.Errorf("Run() = %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+var errCut = errors.New("cut by the test")
+
+// TestSessionSendsAgain loses the connection with messages under way.
+func TestSessionSendsAgain(t *testing.T) {
+	r := serve(t, &headtest.Backend{Hold: true})
+	s := NewSession(r.config(mod))
+	run(t, s)
+	done := make(chan string, 3)
+	for i, words := range []string{"a b", "c", "d e f"} {
+		if err := s.Publish(within(t), texts(words), func(err error) { done <- fmt.Sprint(i, err) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.b.Messages(t, 6)
+	r.b.Attached(t, mod).Device.Close(errCut)
+	if got := bodies(r.b.Messages(t, 12)); got != "a b c d e f a b c d e f" {
+		t.Errorf("arrived: %s", got)
+	}
+	r.b.Release(r.b.Held(), nil)
+	for i := range 3 {
+		if got, want := wait(t, "done", done), fmt.Sprint(i, nil); got != want {
+			t.Errorf("done call %d was %s", i, got)
+		}
+	}
+}
+
+// TestSessionTriesAgain is refused at first, in both ways there are.
+func TestSessionTriesAgain(t *testing.T) {
+	var mu sync.Mutex
+	tries := 0
+	r := serve(t, &headtest.Backend{Judge: func(c *ident.Claim) (*ident.Principal, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch tries++; tries {
+		case 1:
+			return nil, fault.New(fault.Unavailable, "not yet")
+		case 2:
+			return nil, fault.New(fault.Unauthorized, "not yet")
+		}
+		return &ident.Principal{ID: c.ID}, nil
+	}})
+	s := NewSession(r.config(dev))
+	sent := make(chan error, 1)
+	go func() { // before Run, or just after
+		m := text("x")
+		sent <- s.Send(within(t), &m)
+	}()
+	run(t, s)
+	if err := wait(t, "Send", sent); err != nil {
+		t.Error(err)
+	}
+	if got := len(r.b.Claims()); got != 3 {
+		t.Errorf("connected with attempt %d, want 3", got)
+	}
+}
+
+func TestSessionRunsOnlyWithConfig(t *testing.T) {
+	if err := NewSession(Config{}).Run(within(t)); err == nil {
+		t.Error("Run() = nil without a host")
+	}
+}
+
+func TestSessionBounds(t *testing.T) {
+	cfg := Config{Host: host, ID: dev, Window: 2, Credentials: SharedKey(key, "")}
+	s := NewSession(cfg) // which does not run
+	ctx, cancel := context.WithCancel(within(t))
+	fail := func(err error) { t.Errorf("done(%v) of a batch that was given up or not taken", err) }
+	if err := s.Publish(ctx, texts("a b"), func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan error, 1)
+	go func() { taken <- s.Publish(ctx, texts("c"), fail) }()
+	cancel()
+	if err := wait(t, "Publish", taken); !errors.Is(err, context.Canceled) {
+		t.Errorf("Publish() = %v beyond the window", err)
+	}
+	large := []message.Message{{Body: make([]byte, message.MaxTelemetry+1)}}
+	if err := s.Publish(within(t), large, fail); !fault.Is(err, fault.MessageTooLarge) {
+		t.Errorf("Publish() = %v of a message that is too large", err)
+	}
+}
+
+// TestSessionGivesUp checks that a message nobody waits for is not sent later.
+func TestSessionGivesUp(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	s := NewSession(r.config(dev))
+	ctx, cancel := context.WithCancel(within(t))
+	sent := make(chan error, 1)
+	go func() {
+		m := text("given up")
+		sent <- s.Send(ctx, &m)
+	}()
+	cancel()
+	if err := wait(t, "Send", sent); !errors.Is(err, context.Canceled) {
+		t.Errorf("Send() = %v", err)
+	}
+	run(t, s)
+	m := text("kept")
+	if err := s.Send(within(t), &m); err != nil {
+		t.Fatal(err)
+	}
+	if got := bodies(r.b.Messages(t, 1)); got != "kept" {
+		t.Errorf("arrived: %s", got)
+	}
+}
+
+func TestSessionEnds(t *testing.T) {
+	r := serve(t, &headtest.Backend{Hold: true})
+	s := NewSession(r.config(dev))
+	stop := run(t, s)
+	done := make(chan error, 1)
+	if err := s.Publish(within(t), texts("a"), func(err error) { done <- err }); err != nil {
+		t.Fatal(err)
+	}
+	r.b.Messages(t, 1)
+	stop()
+	if err := wait(t, "done", done); err != ErrClosed {
+		t.Errorf("done(%v)", err)
+	}
+	m := text("b")
+	if err := s.Send(within(t), &m); err != ErrClosed {
+		t.Errorf("Send() = %v after Run", err)
+	}
+	if _, err := s.Twin(within(t)); err != ErrClosed {
+		t.Errorf("Twin() = %v after Run", err)
+	}
+	r.b.AwaitGone(t, dev)
+}
+
+// TestSessionComesBack checks that every handler works on every connection.
+func TestSessionComesBack(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	r.b.Desire(t, mod, `{"a":1,"b":1}`)
+	s := NewSession(r.config(mod))
+	desired := make(chan string, 10)
+	taken := make(chan string, 10)
+	s.OnDesired(func(_ context.Context, version int64, d []byte) { desired <- fmt.Sprint(version, " ", string(d)) })
+	s.OnMethod(func(context.Context, *method.Call) method.Reply { return method.Reply{Status: 299} })
+	s.OnMessage(func(_ context.Context, m *message.Message) error { taken <- string(m.Body); return nil })
+	run(t, s)
+	expect := func(want string) {
+		t.Helper()
+		if got := wait(t, "desired properties", desired); got != want {
+			t.Errorf("desired properties are %s, want %s", got, want)
+		}
+	}
+	expect(`2 {"a":1,"b":1,"$version":2}`)
+	for round := range 3 {
+		r.b.AwaitOpen(t, mod, head.Desired)
+		a := r.b.AwaitOpen(t, mod, head.Methods)
+		r.b.AwaitOpen(t, mod, head.Inputs)
+		version := int64(2*round + 3)
+		r.b.Desire(t, mod, fmt.Sprintf(`{"a":null,"b":{"n":%d}}`, round))
+		expect(fmt.Sprintf(`%d {"b":{"n":%d},"$version":%d}`, version, round, version))
+		if reply, err := a.Device.Invoke(within(t), &method.Call{Name: "x"}); err != nil || reply.Status != 299 {
+			t.Errorf("round %d: method: %v, %v", round, reply, err)
+		}
+		m := text(fmt.Sprint(round))
+		m.System.Input = "in"
+		a.Device.Deliver(head.Inputs, []head.Delivery{{Token: 1, Message: &m}})
+		if got := wait(t, "the message", taken); got != fmt.Sprint(round) {
+			t.Errorf("round %d: message %q", round, got)
+		}
+		a.Settled(t, 1)
+		if v, err := s.Report(within(t), fmt.Appendf(nil, `{"round":%d}`, round)); err != nil || v != int64(round+2) {
+			t.Errorf("round %d: Report() = %d, %v", round, v, err)
+		}
+		a.Device.Close(errCut)
+		// A change that nobody is told of is found when the session is back.
+		r.b.Desire(t, mod, fmt.Sprintf(`{"b":{"n":%d}}`, -round-1))
+		expect(fmt.Sprintf(`%d {"b":{"n":%d},"$version":%d}`, version+1, -round-1, version+1))
+	}
+	select {
+	case d := <-desired:
+		t.Errorf("told twice: %s", d)
+	default:
+	}
+}
