@@ -167,10 +167,7 @@ func (c *Client) keep(renew <-chan time.Time) {
 func (c *Client) retire() {
 	patience := time.NewTimer(renewGrace)
 	defer patience.Stop()
-	c.out.refuse(ErrRenew)
-	acknowledged := make(chan struct{})
-	c.joined.Go(func() { c.Publish(nil, func(error) { close(acknowledged) }) }) // after all others
-	for _, finished := range []<-chan struct{}{acknowledged, c.calls.finished()} {
+	await := func(finished <-chan struct{}) {
 		select {
 		case <-finished:
 		case <-c.done:
@@ -178,6 +175,12 @@ func (c *Client) retire() {
 			c.end(ErrRenew)
 		}
 	}
+	await(c.in.retire()) // the handler may still send what comes of its message
+	c.out.refuse(ErrRenew)
+	acknowledged := make(chan struct{})
+	c.joined.Go(func() { c.Publish(nil, func(error) { close(acknowledged) }) }) // after all others
+	await(acknowledged)
+	await(c.calls.finished())
 	c.end(ErrRenew)
 }
 

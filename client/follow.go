@@ -89,7 +89,7 @@ func (f *follower) look(ctx context.Context) bool {
 	for {
 		version, doc, err := f.get(ctx)
 		if err == nil {
-			if !f.last.seen || version != f.last.version {
+			if !f.last.seen || version != f.last.version || !twin.Equal(doc, f.last.doc) {
 				f.tell(version, doc)
 			}
 			return true

@@ -24,6 +24,8 @@ type inbox struct {
 	bytes   int
 	handled bool          // there is a handler
 	more    chan struct{} // something was queued
+	retired chan struct{} // closed when the handler is to get nothing more
+	left    chan struct{} // closed when the handler has returned after that
 }
 
 // delivery is one message from the server.
@@ -32,7 +34,24 @@ type delivery struct {
 	m  message.Message
 }
 
-func (b *inbox) init() { b.more = make(chan struct{}, 1) }
+func (b *inbox) init() {
+	b.more = make(chan struct{}, 1)
+	b.retired, b.left = make(chan struct{}), make(chan struct{})
+}
+
+// retire gives the handler nothing more, and a channel that is closed when it has
+// returned and all it took is acknowledged. What waits stays unacknowledged. It is
+// called once.
+func (b *inbox) retire() <-chan struct{} {
+	close(b.retired)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.handled {
+		b.handled = true
+		close(b.left)
+	}
+	return b.left
+}
 
 // push queues a delivery; false means that too much waits already.
 func (b *inbox) push(d delivery) bool {
@@ -49,6 +68,15 @@ func (b *inbox) push(d delivery) bool {
 	default:
 	}
 	return true
+}
+
+func (b *inbox) isRetired() bool {
+	select {
+	case <-b.retired:
+		return true
+	default:
+		return false
+	}
 }
 
 // take gives all that waits.
@@ -89,14 +117,17 @@ func (c *Client) OnMessage(ctx context.Context, handle func(ctx context.Context,
 
 // deliver hands messages to the handler until the connection ends.
 func (c *Client) deliver(handle func(context.Context, *message.Message) error) {
+	defer close(c.in.left)
 	for {
 		select {
 		case <-c.in.more:
+		case <-c.in.retired:
+			return
 		case <-c.ctx.Done():
 			return
 		}
 		for _, d := range c.in.take() {
-			if c.ctx.Err() != nil {
+			if c.ctx.Err() != nil || c.in.isRetired() {
 				return
 			}
 			if err := handle(c.ctx, &d.m); err != nil {

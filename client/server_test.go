@@ -202,6 +202,7 @@ func TestSubscriptionRefused(t *testing.T) {
 // TestSilentServer checks that pings go out and that a server that does not answer
 // them is given up.
 func TestSilentServer(t *testing.T) {
+	t.Parallel()
 	c, s := dialRaw(t, func(c *Config) { c.KeepAlive = time.Second })
 	s.next(mqtt.TypePingreq)
 	s.send(mqtt.AppendEmpty(nil, mqtt.TypePingresp))

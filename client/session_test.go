@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
@@ -162,6 +163,7 @@ func TestSessionEnds(t *testing.T) {
 
 // TestSessionComesBack checks that every handler works on every connection.
 func TestSessionComesBack(t *testing.T) {
+	t.Parallel()
 	r := serve(t, &headtest.Backend{})
 	r.b.Desire(t, mod, `{"a":1,"b":1}`)
 	s := NewSession(r.config(mod))
@@ -207,5 +209,60 @@ func TestSessionComesBack(t *testing.T) {
 	case d := <-desired:
 		t.Errorf("told twice: %s", d)
 	default:
+	}
+}
+
+// TestSessionRenews sends all the time over several tokens: nothing is lost, nothing
+// comes twice.
+func TestSessionRenews(t *testing.T) {
+	t.Parallel()
+	claims := make(chan bool, 100)
+	r := serve(t, &headtest.Backend{Judge: func(c *ident.Claim) (*ident.Principal, error) {
+		claims <- true
+		return judge(c)
+	}})
+	cfg := r.config(mod)
+	cfg.TokenLife = 2 * time.Second // they are good to the second
+	s := NewSession(cfg)
+	s.OnMessage(func(ctx context.Context, m *message.Message) error {
+		return s.SendOutput(ctx, "out", m)
+	})
+	run(t, s)
+	wait(t, "the first connection", claims)
+	a := r.b.AwaitOpen(t, mod, head.Inputs)
+	n := 0
+	for renewed := false; !renewed; n++ {
+		m := text(fmt.Sprint(n))
+		m.System.Input = "in"
+		a.Device.Deliver(head.Inputs, []head.Delivery{{Token: uint64(n), Message: &m}})
+		m = text("direct")
+		if err := s.Send(within(t), &m); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case renewed = <-claims:
+		default:
+		}
+	}
+	last := text("last")
+	if err := s.Send(within(t), &last); err != nil {
+		t.Fatal(err)
+	}
+	settled := len(a.Settled(t, 0)) // but for the last, if the old connection is read late
+	next := 0
+	direct := 0
+	for _, m := range r.b.Messages(t, n) {
+		switch string(m.Body) {
+		case "direct":
+			direct++
+		case "last":
+		case fmt.Sprint(next):
+			next++
+		default:
+			t.Fatalf("message %q, want %d", m.Body, next)
+		}
+	}
+	if settled > next || settled < next-1 || direct != n {
+		t.Errorf("of %d inputs %d were passed on and %d acknowledged; of %d messages %d arrived", n, next, settled, n, direct)
 	}
 }
