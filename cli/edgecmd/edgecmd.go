@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/selvedge-io/selvedge/cli/show"
+	"github.com/selvedge-io/selvedge/cli/version"
 	"github.com/selvedge-io/selvedge/edge/node"
 )
 
@@ -64,6 +65,7 @@ func run(env *Env, data *string) *cobra.Command {
 			if cfg.DataDir == "" || cmd.Flags().Changed("data") {
 				cfg.DataDir = *data
 			}
+			cfg.Version, cfg.Builtins = version.Read().Version, BuiltinNames()
 			n, err := node.New(cfg, env.Log())
 			if err != nil {
 				return err
@@ -94,7 +96,17 @@ func Serve(ctx context.Context, s server, ready func()) error {
 	}
 }
 
-func socket(data string) string { return filepath.Join(data, node.ControlSocket) }
+// socket finds the control socket for a data directory, which may be that of
+// "selvedge dev": there the gateway's is one floor below.
+func socket(data string) string {
+	own, below := filepath.Join(data, node.ControlSocket), filepath.Join(data, "edge", node.ControlSocket)
+	if _, err := os.Stat(own); os.IsNotExist(err) {
+		if _, err := os.Stat(below); err == nil {
+			return below
+		}
+	}
+	return own
+}
 
 func complete(env *Env, data *string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -98,8 +98,12 @@ func encode(patch map[string]any) (*twin.Object, error) {
 	return twin.Parse(raw.Bytes())
 }
 
-// clientChanged notes that a module came or went.
+// clientChanged notes that a module came or went. The agent is part of this program and
+// no client.
 func (b *Broker) clientChanged(id ident.ID, connected bool) {
+	if id.Module == ident.EdgeAgent {
+		return
+	}
 	now := time.Now()
 	b.mu.Lock()
 	c := b.clients[id]

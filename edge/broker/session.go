@@ -63,6 +63,14 @@ func (b *Broker) Attach(_ context.Context, who *ident.Principal, d head.Device) 
 	return s, nil
 }
 
+// Revoke ends the connection of a module whose identity is no longer what it proved:
+// it was deleted or has another key. It does not block.
+func (b *Broker) Revoke(of ident.ID) {
+	if s := b.session(of); s != nil {
+		s.device.Close(fault.New(fault.Unauthorized, "the identity was deleted or has another key; connect again"))
+	}
+}
+
 // desired announces a change if the module wants to know.
 func (s *session) desired(version int64, patch []byte) {
 	s.mu.Lock()

@@ -97,6 +97,12 @@ func New(ctx context.Context, cfg Config) (*Directory, error) {
 	return d, nil
 }
 
+// Close lets go of connections to the hub that nobody uses.
+func (d *Directory) Close() error {
+	d.hub.client.CloseIdleConnections()
+	return nil
+}
+
 // Identity implements auth.Directory for the modules of this device, from what is
 // known here.
 func (d *Directory) Identity(_ context.Context, id ident.ID) (auth.Record, error) {

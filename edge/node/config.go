@@ -28,6 +28,11 @@ type Config struct {
 	Store        Store
 	Upstream     Upstream
 
+	// Builtins are the modules within this program, and Version is its own; they
+	// come from whoever starts the node.
+	Builtins []string
+	Version  string
+
 	// Warnings are about the file: for people, to be logged once.
 	Warnings []string
 }
@@ -42,12 +47,16 @@ type Provisioning struct {
 	CertFile, KeyFile string // PEM
 }
 
+// SetConnectionString takes over what the hub gives out for a device. Its errors never
+// quote a key.
+func (p *Provisioning) SetConnectionString(text string) error {
+	return connectionString(p, text)
+}
+
 // EdgeCA is the authority for the certificates of this device: files, or, when there
 // are none, one of our own in the data directory.
 type EdgeCA struct {
 	CertFile, KeyFile string // PEM; the certificate's chain may follow it
-
-	Life time.Duration // of our own authority
 }
 
 // Broker is where modules and devices connect. An empty address is off.
@@ -56,7 +65,7 @@ type Broker struct {
 	HTTPS     string // WebSocket
 	PlainMQTT string // without TLS, for measurements only
 
-	MaxConnections int // on each of them
+	MaxConnections int // on all of them
 	Window         int // messages under way to one input without acknowledgement
 }
 
@@ -76,7 +85,6 @@ type Upstream struct {
 // Default is the configuration of an empty file.
 func Default() Config {
 	return Config{
-		EdgeCA: EdgeCA{Life: 90 * day},
 		Broker: Broker{MQTT: ":8883", HTTPS: ":443", MaxConnections: 1000, Window: 64},
 		Store:  Store{MaxBytes: 2 << 30},
 	}

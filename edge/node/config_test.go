@@ -58,7 +58,6 @@ device_id_pk = { uri = "file://`+dir+`/key" }
 [edge_ca]
 cert = "file:///etc/ca.pem"
 pk = "file:///etc/ca.key"
-auto_generated_edge_ca_expiry_days = 30
 [agent]
 name = "edgeAgent"
 [agent.env]
@@ -87,7 +86,7 @@ max_retries = "infinite"
 	want := Config{
 		DataDir: filepath.Join(dir, "data"), Hostname: "gw.example.net", Ops: "127.0.0.1:9601", TrustBundle: "/etc/roots.pem",
 		Provisioning: Provisioning{Hub: "hub.example.net", Device: "gw-1", Key: []byte{0, 1, 2, 3, 4, 5, 6, 7}},
-		EdgeCA:       EdgeCA{CertFile: "/etc/ca.pem", KeyFile: "/etc/ca.key", Life: 30 * day},
+		EdgeCA:       EdgeCA{CertFile: "/etc/ca.pem", KeyFile: "/etc/ca.key"},
 		AgentEnv:     map[string]string{"RuntimeLogLevel": "debug"},
 		Broker:       Broker{MQTT: "127.0.0.1:18883", PlainMQTT: "127.0.0.1:11883", MaxConnections: 50, Window: 8},
 		Store:        Store{MaxBytes: 3 << 29, Policy: queue.DropOldest, MaxAge: 7 * day},
@@ -167,7 +166,6 @@ func TestBadFiles(t *testing.T) {
 		{"web URI", "trust_bundle_cert = \"https://a/b\"\n" + manual, "is no file URI"},
 		{"bad hostname", "hostname = \"a b\"\n" + manual, `hostname: "a b" is no host name`},
 		{"half an edge CA", manual + "[edge_ca]\ncert = \"file:///a\"", "edge_ca: cert and pk belong together"},
-		{"life of the edge CA", manual + "[edge_ca]\nauto_generated_edge_ca_expiry_days = 0", "must be 1 to 36500"},
 		{"engine", manual + "[runtime]\nengine = \"docker\"", `runtime.engine: "docker" is not supported yet`},
 		{"address", manual + "[broker]\nmqtt = \"8883\"", `broker.mqtt: "8883" is no address; write it as "host:port"`},
 		{"port too high", manual + "[broker]\nhttps = \":70000\"", `broker.https: ":70000" is no address`},

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/selvedge-io/selvedge/edge/agent"
 	"github.com/selvedge-io/selvedge/edge/runtime"
 	"github.com/selvedge-io/selvedge/model/fault"
 )
@@ -21,16 +22,6 @@ import (
 // ControlSocket is the name of the socket below the data directory over which the
 // commands of the device talk to the edge that runs.
 const ControlSocket = "control.sock"
-
-// ModuleState is one module in the answer to GET /modules.
-type ModuleState struct {
-	Name     string    `json:"name"`
-	Status   string    `json:"status"`
-	Detail   string    `json:"statusDescription"`
-	Restarts int       `json:"restartCount"`
-	Started  time.Time `json:"lastStartTimeUtc"`
-	Source   string    `json:"source"` // what runs: an image, a command or a builtin
-}
 
 // Status is the answer to GET /status.
 type Status struct {
@@ -64,13 +55,12 @@ type Modules struct {
 	Connected int `json:"connections"` // to the broker
 }
 
-// controlled is what the control socket shows and steers.
-type controlled interface {
-	modules() []ModuleState
-	status() Status
-	// logs gives a module's log as text; it ends when ctx does.
-	logs(ctx context.Context, module string, q runtime.LogQuery) (io.ReadCloser, error)
-	restart(ctx context.Context, module string) error
+// modules is what the control socket shows and steers; edge/agent is.
+type modules interface {
+	Modules() []agent.ModuleState
+	// Logs gives a module's log as text; it ends when ctx does.
+	Logs(ctx context.Context, module string, q runtime.LogQuery) (io.ReadCloser, error)
+	Restart(ctx context.Context, module string) error
 }
 
 // listenControl opens the control socket for our own user alone, in place of one that
@@ -97,19 +87,19 @@ func listenControl(dir string) (net.Listener, error) {
 	return l, nil
 }
 
-func controlHandler(c controlled, log *slog.Logger) http.Handler {
+func controlHandler(m modules, status func() Status, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /modules", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.modules()) })
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.status()) })
+	mux.HandleFunc("GET /modules", func(w http.ResponseWriter, _ *http.Request) { answer(w, m.Modules()) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, status()) })
 	mux.HandleFunc("GET /modules/{module}/logs", func(w http.ResponseWriter, r *http.Request) {
 		q, err := logQuery(r, time.Now())
 		if err == nil {
-			err = stream(w, r, c, q)
+			err = stream(w, r, m, q)
 		}
 		refuse(w, log, err)
 	})
 	mux.HandleFunc("POST /modules/{module}/restart", func(w http.ResponseWriter, r *http.Request) {
-		err := c.restart(r.Context(), r.PathValue("module"))
+		err := m.Restart(r.Context(), r.PathValue("module"))
 		if err == nil {
 			w.WriteHeader(http.StatusNoContent)
 		}
@@ -160,8 +150,8 @@ func logQuery(r *http.Request, now time.Time) (q runtime.LogQuery, err error) {
 }
 
 // stream sends a log as it comes.
-func stream(w http.ResponseWriter, r *http.Request, c controlled, q runtime.LogQuery) error {
-	text, err := c.logs(r.Context(), r.PathValue("module"), q)
+func stream(w http.ResponseWriter, r *http.Request, m modules, q runtime.LogQuery) error {
+	text, err := m.Logs(r.Context(), r.PathValue("module"), q)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/edge/agent"
 	"github.com/selvedge-io/selvedge/edge/runtime"
 	"github.com/selvedge-io/selvedge/model/fault"
 )
@@ -24,10 +25,12 @@ type fakeEdge struct {
 	restarted string
 }
 
-func (f *fakeEdge) modules() []ModuleState { return []ModuleState{{Name: "m", Status: "running"}} }
-func (f *fakeEdge) status() Status         { return Status{Device: "gw", Queue: Queue{Messages: 7}} }
+func (f *fakeEdge) Modules() []agent.ModuleState {
+	return []agent.ModuleState{{Name: "m", Status: "running"}}
+}
+func (f *fakeEdge) status() Status { return Status{Device: "gw", Queue: Queue{Messages: 7}} }
 
-func (f *fakeEdge) logs(_ context.Context, module string, q runtime.LogQuery) (io.ReadCloser, error) {
+func (f *fakeEdge) Logs(_ context.Context, module string, q runtime.LogQuery) (io.ReadCloser, error) {
 	if module != "m" {
 		return nil, fault.New(fault.ModuleNotFound, "there is no module %s", module)
 	}
@@ -35,7 +38,7 @@ func (f *fakeEdge) logs(_ context.Context, module string, q runtime.LogQuery) (i
 	return f.log, nil
 }
 
-func (f *fakeEdge) restart(_ context.Context, module string) error {
+func (f *fakeEdge) Restart(_ context.Context, module string) error {
 	f.restarted = module
 	if module == "broken" {
 		return io.ErrUnexpectedEOF
@@ -50,7 +53,7 @@ func serveControl(t *testing.T, dir string, f *fakeEdge) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: controlHandler(f, slog.New(slog.DiscardHandler))}}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: controlHandler(f, f.status, slog.New(slog.DiscardHandler))}}
 	s.Start()
 	t.Cleanup(s.Close)
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

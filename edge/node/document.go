@@ -53,8 +53,8 @@ type document struct {
 	EdgeCA struct {
 		Cert string `toml:"cert"`
 		PK   string `toml:"pk"`
-		Days int    `toml:"auto_generated_edge_ca_expiry_days"`
 
+		Days       any `toml:"auto_generated_edge_ca_expiry_days"`
 		Method     any `toml:"method"`
 		CommonName any `toml:"common_name"`
 		Subject    any `toml:"subject"`
@@ -148,6 +148,7 @@ var foreignKeys = []foreign{
 	{"edge_ca.common_name", false, ""}, {"edge_ca.subject", false, ""}, {"edge_ca.expiry_days", false, ""},
 	{"edge_ca.url", false, ""}, {"edge_ca.username", false, ""}, {"edge_ca.password", false, ""},
 	{"edge_ca.auto_renew", false, "certificates are renewed in time anyway"},
+	{"edge_ca.auto_generated_edge_ca_expiry_days", false, "the authority that is made lives for 20 years, what it issues is renewed in time"},
 	{"allow_elevated_docker_permissions", false, "container engines are not supported yet"},
 	{"moby_runtime", false, "container engines are not supported yet"},
 	{"image_garbage_collection", false, "container engines are not supported yet"},
@@ -165,7 +166,6 @@ func parse(text []byte, dir string) (cfg Config, secret bool, err error) {
 	d.Broker.MQTT, d.Broker.HTTPS = cfg.Broker.MQTT, cfg.Broker.HTTPS
 	d.Broker.MaxConnections, d.Broker.Window = cfg.Broker.MaxConnections, cfg.Broker.Window
 	d.Store.MaxBytes, d.Store.Policy = size(cfg.Store.MaxBytes), "refuse"
-	d.EdgeCA.Days = int(cfg.EdgeCA.Life / day)
 	d.Runtime.Engine = "process"
 
 	dec := toml.NewDecoder(bytes.NewReader(text))
@@ -306,10 +306,6 @@ func (d *document) certificate(p *Provisioning, at place) (err error) {
 
 func (d *document) authority(ca *EdgeCA, at place) (err error) {
 	in := &d.EdgeCA
-	if in.Days < 1 || in.Days > 36500 {
-		return errors.New("edge_ca.auto_generated_edge_ca_expiry_days: must be 1 to 36500")
-	}
-	ca.Life = time.Duration(in.Days) * day
 	if (in.Cert == "") != (in.PK == "") {
 		return errors.New("edge_ca: cert and pk belong together; set both or neither")
 	}

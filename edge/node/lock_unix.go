@@ -14,7 +14,7 @@ import (
 // lock makes this the one process that works in dir, until release or the process's
 // end, however that comes.
 func lock(dir string) (release func(), err error) {
-	name := filepath.Join(dir, "lock")
+	name := filepath.Join(dir, "edge.lock")
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
