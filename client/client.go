@@ -114,7 +114,10 @@ func (c *Client) end(reason error) {
 	c.nc.SetReadDeadline(time.Unix(1, 0)) // a closed connection needs no waking
 }
 
-func deliberate(reason error) bool { return reason == ErrClosed || errors.Is(reason, ErrRenew) }
+// deliberate says whether we end the connection while it is good.
+func deliberate(reason error) bool {
+	return reason == ErrClosed || errors.Is(reason, ErrRenew) || errors.Is(reason, errAgain)
+}
 
 // run is the reader: it serves the connection and cleans up behind it.
 func (c *Client) run() {

@@ -49,7 +49,14 @@ func NewSession(cfg Config) *Session {
 	return s
 }
 
-// OnMessage sets the handler of messages: see Client.OnMessage.
+// errAgain ends a connection so that the server delivers a message again.
+var errAgain = errors.New("a message was not handled and is to come again")
+
+// OnMessage sets the handler of messages, which is called as Client.OnMessage says. An
+// error from it makes the Session connect again after a pause that grows each time:
+// then the server delivers the message once more, and after it those that follow, so
+// that order is kept. Give nil for a message that will never be of use, or it holds up
+// all others.
 func (s *Session) OnMessage(handle func(ctx context.Context, m *message.Message) error) {
 	s.message = handle
 }
@@ -85,7 +92,7 @@ func (s *Session) Run(ctx context.Context) error {
 			told = false
 			began := time.Now()
 			err = s.serve(ctx, c, &last)
-			if s.progressed() || time.Since(began) > maxRetry {
+			if s.progressed() && !errors.Is(err, errAgain) || time.Since(began) > maxRetry {
 				b = 0
 			}
 		}
@@ -161,7 +168,13 @@ func (s *Session) subscribe(ctx context.Context, c *Client, f *follower) error {
 		}
 	}
 	if s.message != nil {
-		return c.OnMessage(ctx, s.message)
+		return c.OnMessage(ctx, func(ctx context.Context, m *message.Message) error {
+			err := s.message(ctx, m)
+			if err != nil {
+				c.end(fmt.Errorf("%w: %w", errAgain, err))
+			}
+			return err
+		})
 	}
 	return nil
 }

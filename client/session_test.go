@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -264,5 +265,44 @@ func TestSessionRenews(t *testing.T) {
 	}
 	if settled > next || settled < next-1 || direct != n {
 		t.Errorf("of %d inputs %d were passed on and %d acknowledged; of %d messages %d arrived", n, next, settled, n, direct)
+	}
+}
+
+// TestSessionMessageAgain has a handler that fails at first: what is after the message
+// waits for it, what was before it is not delivered again.
+func TestSessionMessageAgain(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	s := NewSession(r.config(mod))
+	taken := make(chan string, 10)
+	failed := false
+	s.OnMessage(func(_ context.Context, m *message.Message) error {
+		taken <- string(m.Body)
+		if string(m.Body) == "bad" && !failed {
+			failed = true
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	run(t, s)
+	deliver := func(a *headtest.Attachment, words string) {
+		var batch []head.Delivery
+		for i, m := range texts(words) {
+			m.System.Input = "in"
+			batch = append(batch, head.Delivery{Token: uint64(i), Message: &m})
+		}
+		a.Device.Deliver(head.Inputs, batch)
+	}
+	first := r.b.AwaitOpen(t, mod, head.Inputs)
+	deliver(first, "good bad next")
+	first.Settled(t, 1)
+	r.b.AwaitGone(t, mod)
+	if n := len(first.Settled(t, 1)); n != 1 {
+		t.Errorf("%d messages are acknowledged, want 1", n)
+	}
+	deliver(r.b.AwaitOpen(t, mod, head.Inputs), "bad next") // as a broker does
+	for _, want := range strings.Fields("good bad bad next") {
+		if got := wait(t, "a message", taken); got != want {
+			t.Errorf("handled %q, want %q", got, want)
+		}
 	}
 }
