@@ -6,6 +6,18 @@ import (
 	"time"
 )
 
+// limitBody bounds the time that a body may take to come. The server's own limit would
+// go on counting while a call waits for its device.
+func limitBody(w http.ResponseWriter, r *http.Request, limit time.Duration) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	conn := http.NewResponseController(w)
+	if conn.SetReadDeadline(time.Now().Add(limit)) == nil {
+		r.Body = &timedBody{ReadCloser: r.Body, conn: conn}
+	}
+}
+
 // timedBody is a request's body under a read deadline, which it lifts at its end.
 type timedBody struct {
 	io.ReadCloser

@@ -114,7 +114,7 @@ func serveHTTPS(ctx context.Context, l net.Listener, config *tls.Config, api htt
 				sockets.ServeHTTP(w, r)
 				return
 			}
-			limitBody(w, r)
+			limitBody(w, r, bodyTimeout)
 			api.ServeHTTP(w, r)
 		}),
 		TLSConfig:         config,
@@ -144,16 +144,4 @@ func serveHTTPS(ctx context.Context, l net.Listener, config *tls.Config, api htt
 	}
 	<-stopped
 	return nil
-}
-
-// limitBody bounds the time that a body may take. The server's own limit would go
-// on counting while a call waits for its device.
-func limitBody(w http.ResponseWriter, r *http.Request) {
-	if r.Body == nil || r.Body == http.NoBody {
-		return
-	}
-	conn := http.NewResponseController(w)
-	if conn.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
-		r.Body = &timedBody{ReadCloser: r.Body, conn: conn}
-	}
 }

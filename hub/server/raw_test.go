@@ -102,4 +102,10 @@ func TestWebSocket(t *testing.T) {
 	}
 	// The REST API is at the same port.
 	h.must(200, "GET /devices/pump", "")
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.r.Next(); err == nil {
+		t.Error("the connection outlives the hub")
+	}
 }
