@@ -68,7 +68,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		_, err := tx.Exec("UPDATE identities SET connected = 0 WHERE connected = 1")
 		return err
 	})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("reset connection states: %w", err)
 	}
 	tick := time.NewTicker(flushEvery)
