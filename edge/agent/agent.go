@@ -162,13 +162,7 @@ func New(cfg Config) *Agent {
 }
 
 // Changed says that the twin changed, or that the hub can be reached again.
-func (a *Agent) Changed() {
-	a.mu.Lock()
-	a.sync.Retry = time.Time{}
-	a.mu.Unlock()
-	signal(a.changed)
-	signal(a.again)
-}
+func (a *Agent) Changed() { signal(a.changed) }
 
 // Run looks after the modules until ctx ends; then it stops them, unless they are to be
 // kept. It starts what ran last without waiting for anybody.

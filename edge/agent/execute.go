@@ -197,6 +197,14 @@ func (a *Agent) exists(module string) bool {
 	return false
 }
 
+// syncSoon has identities brought up to date once more.
+func (a *Agent) syncSoon() {
+	a.mu.Lock()
+	a.sync.Due, a.sync.Retry = true, time.Time{}
+	a.mu.Unlock()
+	signal(a.again)
+}
+
 // takeSync begins to bring identities up to date. The caller holds a.mu.
 func (a *Agent) takeSync(ctx context.Context) {
 	a.sync.Busy, a.sync.Due = true, false

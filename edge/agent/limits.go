@@ -44,7 +44,7 @@ func limitsOf(env map[string]string) (l Limits, wrong []string) {
 		case err != nil:
 			wrong = append(wrong, fmt.Sprintf("%s must be a whole number, not %q", name, env[name]))
 		case into != nil:
-			*into = time.Duration(n) * unit
+			*into = time.Duration(max(n, 1)) * unit
 		default:
 			l.MaxRestarts = int(n)
 		}

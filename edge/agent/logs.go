@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/selvedge-io/selvedge/edge/runtime"
@@ -17,7 +18,7 @@ import (
 
 const (
 	maxAnswer = 127000  // bytes of an answer with logs (edge-runtime 2.10)
-	maxText   = 1 << 20 // bytes of text of one module that are considered, the newest
+	maxText   = 1 << 20 // bytes of text that are considered, the newest of each module
 	maxLine   = 32 << 10
 
 	leftOut = "[earlier lines are left out, the answer would be too large]"
@@ -37,18 +38,14 @@ func (a *Agent) getModuleLogs(ctx context.Context, payload []byte) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	var logs []tail
-	for _, m := range a.Modules() {
-		item := r.match(m.Name)
-		if item == nil || isSystem(m.Name) {
-			continue
-		}
-		t, err := a.readTail(ctx, m.Name, item)
+	modules := slices.DeleteFunc(a.Modules(), func(m ModuleState) bool { return isSystem(m.Name) || r.match(m.Name) == nil })
+	logs := make([]tail, len(modules))
+	for i, m := range modules {
+		logs[i] = tail{module: m.Name, most: maxText / len(modules)}
+		err := a.readTail(ctx, &logs[i], r.match(m.Name))
 		if err != nil && !fault.Is(err, fault.ModuleNotFound) && !fault.Is(err, fault.InvalidOperation) {
-			// Those have written nothing.
 			return nil, fmt.Errorf("read the log of module %s: %w", m.Name, err)
-		}
-		logs = append(logs, t)
+		} // the others have written nothing
 	}
 	for most := maxText; ; most /= 2 {
 		answer, err := r.write(logs, logHost{a.cfg.Host.Hub, a.cfg.Host.Device})
@@ -66,11 +63,10 @@ func (a *Agent) getModuleLogs(ctx context.Context, payload []byte) (any, error) 
 }
 
 // readTail reads the lines that an item of a request asks for, the newest of them.
-func (a *Agent) readTail(ctx context.Context, module string, item *logItem) (tail, error) {
-	t := tail{module: module}
-	text, err := a.Logs(ctx, module, runtime.LogQuery{Tail: item.tail, Since: item.since})
+func (a *Agent) readTail(ctx context.Context, t *tail, item *logItem) error {
+	text, err := a.Logs(ctx, t.module, runtime.LogQuery{Tail: item.tail, Since: item.since})
 	if err != nil {
-		return t, err
+		return err
 	}
 	defer text.Close()
 	in := bufio.NewReaderSize(text, maxLine)
@@ -83,9 +79,9 @@ func (a *Agent) readTail(ctx context.Context, module string, item *logItem) (tai
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return t, nil
+			return nil
 		case err != nil && !errors.Is(err, bufio.ErrBufferFull): // a longer line comes in pieces
-			return t, err
+			return err
 		}
 	}
 }
@@ -93,6 +89,7 @@ func (a *Agent) readTail(ctx context.Context, module string, item *logItem) (tai
 // tail is the newest lines of a module's log.
 type tail struct {
 	module string
+	most   int // bytes
 	lines  []logLine
 	size   int
 	cut    bool // there were more
@@ -100,8 +97,8 @@ type tail struct {
 
 func (t *tail) add(l logLine) {
 	t.lines = append(t.lines, l)
-	if t.size += len(l.raw) + 1; t.size > 2*maxText {
-		t.keep(maxText)
+	if t.size += len(l.raw) + 1; t.size > 2*t.most {
+		t.keep(t.most)
 	}
 }
 

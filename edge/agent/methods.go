@@ -77,15 +77,26 @@ func readRequest(payload []byte, into any) error {
 		SchemaVersion string `json:"schemaVersion"`
 	}
 	if err := json.Unmarshal(payload, &head); err != nil {
-		return bad("the payload cannot be read: %v", err)
+		return unreadable(err)
 	}
 	if major, _, _ := strings.Cut(head.SchemaVersion, "."); major != "1" {
 		return bad(`schemaVersion %.20q is not supported; write "1.0"`, head.SchemaVersion)
 	}
 	if err := json.Unmarshal(payload, into); err != nil {
-		return bad("the payload cannot be read: %v", err)
+		return unreadable(err)
 	}
 	return nil
+}
+
+// unreadable says what is wrong with a payload, without our names for it.
+func unreadable(err error) error {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if wrong.Field == "" {
+			return bad("the payload must be an object, not a %s", wrong.Value)
+		}
+		return bad("%s must not be a %s", wrong.Field, wrong.Value)
+	}
+	return bad("the payload is not valid JSON: %v", err)
 }
 
 func (a *Agent) restartModule(ctx context.Context, payload []byte) (any, error) {

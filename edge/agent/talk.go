@@ -76,6 +76,7 @@ func (t *talker) read(ctx context.Context) error {
 	}
 	t.known, t.told = true, doc.Reported.Without(twin.KeyVersion)
 	t.a.takeDesired(ctx, doc.Desired)
+	t.a.syncSoon() // whatever made us read may have to do with identities
 	return nil
 }
 
