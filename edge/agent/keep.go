@@ -110,14 +110,14 @@ func (a *Agent) save(ctx context.Context) {
 	}
 }
 
-// takeDesired looks at the desired properties of the twin and puts them into force if
-// they are new and good.
-func (a *Agent) takeDesired(ctx context.Context, desired *twin.Object) {
+// takeDesired puts the desired properties of the twin into force if they are good. It
+// is false when they are the same as before.
+func (a *Agent) takeDesired(ctx context.Context, desired *twin.Object) bool {
 	a.mu.Lock()
 	old := a.desired
 	a.mu.Unlock()
 	if old != nil && twin.Equal(old, desired) {
-		return
+		return false
 	}
 	d, err := manifest.Parse(desired.AppendJSON(nil))
 	if err == nil {
@@ -139,6 +139,7 @@ func (a *Agent) takeDesired(ctx context.Context, desired *twin.Object) {
 	}
 	signal(a.again)
 	signal(a.tell)
+	return true
 }
 
 // adopt puts a deployment into force. The caller holds a.mu.

@@ -180,7 +180,7 @@ func (p *planner) identities() {
 	case len(p.Sync.Gone) > 0:
 		why = fmt.Sprintf("%s is gone", p.Sync.Gone[0])
 	case p.Sync.Due:
-		why = "the deployment or the link is new"
+		why = "something changed"
 	case why == "":
 		return
 	}

@@ -75,8 +75,9 @@ func (t *talker) read(ctx context.Context) error {
 		return fmt.Errorf("read twin: %w", err)
 	}
 	t.known, t.told = true, doc.Reported.Without(twin.KeyVersion)
-	t.a.takeDesired(ctx, doc.Desired)
-	t.a.syncSoon() // whatever made us read may have to do with identities
+	if !t.a.takeDesired(ctx, doc.Desired) {
+		t.a.syncSoon() // what made us read may have to do with identities
+	}
 	return nil
 }
 
