@@ -233,6 +233,19 @@ func TestPriority(t *testing.T) {
 	checkOrder(t, filter.bodies(t, 3), 0, 3)
 }
 
+func TestRevoke(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.routes(chain)
+	filter, sensor := newDevice(true), newDevice(true)
+	w.attach("filter", filter, head.Inputs)
+	w.attach("sensor", sensor)
+	w.Revoke(id("filter"))
+	w.Revoke(id("nobody"))
+	if !fault.Is(filter.closed, fault.Unauthorized) || sensor.closed != nil {
+		t.Errorf("the revoked one was closed with %v, the other with %v", filter.closed, sensor.closed)
+	}
+}
+
 func TestTakeOver(t *testing.T) {
 	w := start(t, t.TempDir())
 	w.routes(chain)

@@ -32,6 +32,7 @@ const (
 // hub makes the registry calls that a device may make for its own modules.
 type hub struct {
 	base   string // https://SERVER/devices/DEVICE/modules
+	device string
 	token  func(now time.Time) string
 	client *http.Client
 	pace   pace
@@ -41,7 +42,7 @@ type hub struct {
 func newHub(cfg Config) *hub {
 	server := cmp.Or(cfg.Gateway, cfg.Host)
 	dialer := &net.Dialer{Timeout: dialTimeout}
-	h := &hub{base: "https://" + server + "/devices/" + url.PathEscape(cfg.Device) + "/modules", pace: newPace()}
+	h := &hub{device: cfg.Device, base: "https://" + server + "/devices/" + url.PathEscape(cfg.Device) + "/modules", pace: newPace()}
 	transport := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: dialer.DialContext,
@@ -119,7 +120,7 @@ func (h *hub) putModule(ctx context.Context, name string, keys [2]string, update
 		Device         string         `json:"deviceId"`
 		ManagedBy      string         `json:"managedBy,omitempty"`
 		Authentication authentication `json:"authentication"`
-	}{Module: name, Authentication: authentication{"sas", pair{keys[0], keys[1]}}}
+	}{Module: name, Device: h.device, Authentication: authentication{"sas", pair{keys[0], keys[1]}}}
 	if !update || isSystem(name) {
 		put.ManagedBy = managedByEdge // whose it was stays whose it was
 	}

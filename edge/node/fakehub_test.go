@@ -121,7 +121,7 @@ func (h *fakeHub) registry(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut:
 		body, err := io.ReadAll(r.Body)
 		doc := map[string]any{}
-		if err != nil || json.Unmarshal(body, &doc) != nil {
+		if err != nil || json.Unmarshal(body, &doc) != nil || doc["deviceId"] != testDevice || doc["moduleId"] != name {
 			http.Error(w, `{"Message":"ErrorCode:ArgumentInvalid"}`, http.StatusBadRequest)
 			return
 		}

@@ -81,6 +81,7 @@ type Link struct {
 
 	online  atomic.Bool
 	since   time.Time // of the state, under mu
+	told    bool      // of the trouble, under mu
 	sent    atomic.Int64
 	dropped atomic.Int64
 }
@@ -275,8 +276,13 @@ func (l *Link) setOnline(online bool, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.online.CompareAndSwap(!online, online) {
+		if !online && cause != nil && !l.told {
+			l.told = true
+			l.log.Warn("the hub cannot be reached, messages are kept", "device", l.cfg.Device, "err", cause)
+		}
 		return
 	}
+	l.told = !online
 	lasted := time.Since(l.since).Round(time.Millisecond)
 	l.since = time.Now()
 	if online {
