@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -127,10 +128,13 @@ func (a *Agent) takeDesired(ctx context.Context, desired *twin.Object) bool {
 	}
 	a.mu.Lock()
 	a.desired, a.problem = desired, err
-	if err == nil {
+	switch {
+	case err == nil:
 		a.log.Info("deployment arrived", "version", d.Version, "modules", len(d.Modules))
 		a.adopt(d)
-	} else {
+	case errors.Is(err, manifest.ErrEmpty) && a.want == nil:
+		a.log.Info("there is no deployment for this device yet")
+	default:
 		a.log.Error("deployment is refused, the one before stays in force", "code", manifest.Code(err), "err", fault.TextOf(err))
 	}
 	a.mu.Unlock()
