@@ -103,12 +103,6 @@ func (d *Directory) Close() error {
 	return nil
 }
 
-// Close gives back what connections to the hub there are.
-func (d *Directory) Close() error {
-	d.hub.client.CloseIdleConnections()
-	return nil
-}
-
 // Identity implements auth.Directory for the modules of this device, from what is
 // known here.
 func (d *Directory) Identity(_ context.Context, id ident.ID) (auth.Record, error) {

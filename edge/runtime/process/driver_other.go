@@ -5,13 +5,15 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/selvedge-io/selvedge/edge/runtime"
 )
 
-// ErrUnsupported is what New answers where modules cannot run as processes.
-var ErrUnsupported = errors.New("modules of type process need Linux")
+// ErrUnsupported is what New answers where modules cannot run as processes. It is an
+// errors.ErrUnsupported.
+var ErrUnsupported = fmt.Errorf("modules of type process need Linux: %w", errors.ErrUnsupported)
 
 // Driver cannot be made on this system.
 type Driver struct{}

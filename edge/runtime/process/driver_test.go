@@ -224,6 +224,7 @@ func TestStartIsIdempotentAndReplacesOtherVersions(t *testing.T) {
 	m := script("m", "echo run; exec sleep 60")
 	start(t, d, m)
 	first := states(t, d)[0]
+	until(t, "a line", func() bool { return text(t, d, "m", runtime.LogQuery{}) == "run\n" })
 	start(t, d, m)
 	if again := states(t, d)[0]; again != first {
 		t.Errorf("started twice: %+v, then %+v", first, again)

@@ -195,22 +195,27 @@ func TestLogIsKeptShort(t *testing.T) {
 				b, _ := io.ReadAll(follow)
 				followed <- string(b)
 			}()
+			caughtUp := func() {
+				t.Helper()
+				if err := o.look(); err != nil {
+					t.Fatal(err)
+				}
+				until(t, "follower", func() bool {
+					o.mu.Lock()
+					defer o.mu.Unlock()
+					return follow.(*reader).pos-o.cut == o.size
+				})
+			}
 			var all bytes.Buffer
 			for i := range 4000 {
 				line := fmt.Sprintf("%06d %s\n", i, strings.Repeat("x", 500))
 				all.WriteString(line)
 				write(t, f, line)
 				if i%20 == 0 {
-					if err := o.look(); err != nil {
-						t.Fatal(err)
-					}
-					until(t, "follower", func() bool {
-						o.mu.Lock()
-						defer o.mu.Unlock()
-						return follow.(*reader).pos-o.cut == o.size
-					})
+					caughtUp()
 				}
 			}
+			caughtUp()
 			got := ask(t, o, runtime.LogQuery{})
 			if len(got) < keep || len(got) > keep*5/4+2*cutAlign || !strings.HasSuffix(all.String(), got) {
 				t.Errorf("kept %d bytes that begin with %.20q", len(got), got)

@@ -81,13 +81,18 @@ func (r *reader) some(b []byte) (n int, grew <-chan struct{}, err error) {
 		r.pos = o.cut
 	}
 	r.pos = max(r.pos, o.start+o.cut) // we were slow, and what was there is gone
+	// Not further than was looked at: a position beyond that means an emptied file.
+	end := o.size + o.cut
 	if r.end >= 0 {
-		if r.pos >= r.end {
+		end = min(end, r.end)
+	}
+	if r.pos >= end {
+		if r.end >= 0 {
 			return 0, nil, io.EOF
 		}
-		b = b[:min(int64(len(b)), r.end-r.pos)]
+		return 0, o.grew, nil
 	}
-	n, err = o.file.ReadAt(b, r.pos-o.cut)
+	n, err = o.file.ReadAt(b[:min(int64(len(b)), end-r.pos)], r.pos-o.cut)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return n, nil, fmt.Errorf("read module's log: %w", err)
 	}
