@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	root := newRoot(stdin, stdout, stderr)
 	root.SetArgs(args)
+	show.Nouns(root)
 	return show.Exit("selvedge", root.ExecuteContext(ctx), stderr)
 }
 
@@ -66,9 +68,10 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root.SetErr(stderr)
 	f := root.PersistentFlags()
 	f.StringVarP(&s.output, "output", "o", "table", "how to print answers: table, json or yaml")
-	f.StringVar(&s.hub, "hub", os.Getenv("SELVEDGE_HUB"), "connection string of the hub (SELVEDGE_HUB); default: the hub whose data is here")
-	f.StringVar(&s.address, "hub-address", os.Getenv("SELVEDGE_HUB_ADDRESS"), "host:port of the hub's HTTPS when it is not HostName:443 (SELVEDGE_HUB_ADDRESS)")
-	f.StringVar(&s.ca, "ca", os.Getenv("SELVEDGE_CA"), "PEM file with the hub's root certificate (SELVEDGE_CA)")
+	// What the environment says is no default: help prints defaults, and this one holds a key.
+	f.StringVar(&s.hub, "hub", "", "connection string of the hub (SELVEDGE_HUB); default: the hub whose data is here")
+	f.StringVar(&s.address, "hub-address", "", "host:port of the hub's HTTPS when it is not HostName:443 (SELVEDGE_HUB_ADDRESS)")
+	f.StringVar(&s.ca, "ca", "", "PEM file with the hub's root certificate (SELVEDGE_CA)")
 	f.StringVar(&s.data, "hub-data", edgecmd.DefaultData(), "data directory to find a local hub in when --hub is not given")
 	f.DurationVar(&op.Timeout, "timeout", time.Minute, "give up a call after this long")
 	f.BoolVarP(&print.Quiet, "quiet", "q", false, "print answers and errors only")
@@ -88,7 +91,8 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 
 // target finds the hub to talk to: the one named, or the one whose data is here.
 func (s *settings) target(ctx context.Context) (opcmd.Target, error) {
-	if s.hub == "" {
+	hub := cmp.Or(s.hub, os.Getenv("SELVEDGE_HUB"))
+	if hub == "" {
 		t, err := hubcmd.Local(ctx, s.data)
 		if err != nil {
 			return t, fmt.Errorf("which hub? pass --hub CONNECTION-STRING or set SELVEDGE_HUB "+
@@ -96,9 +100,9 @@ func (s *settings) target(ctx context.Context) (opcmd.Target, error) {
 		}
 		return t, nil
 	}
-	t := opcmd.Target{ConnectionString: s.hub, Address: s.address}
-	if s.ca != "" {
-		pem, err := os.ReadFile(s.ca)
+	t := opcmd.Target{ConnectionString: hub, Address: cmp.Or(s.address, os.Getenv("SELVEDGE_HUB_ADDRESS"))}
+	if ca := cmp.Or(s.ca, os.Getenv("SELVEDGE_CA")); ca != "" {
+		pem, err := os.ReadFile(ca)
 		if err != nil {
 			return t, fmt.Errorf("read --ca: %w", err)
 		}

@@ -48,5 +48,6 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	modules := &cobra.Command{Use: "module", Short: "Run a module that ships with Selvedge", Hidden: true}
 	modules.AddCommand(Builtins(env)...)
 	root.AddCommand(noun, modules, version.Command(print))
+	show.Nouns(root)
 	return show.Exit("selvedge-edge", root.ExecuteContext(ctx), stderr)
 }

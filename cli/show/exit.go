@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // UsageError is a wrong command line: the program exits with 2.
@@ -15,13 +17,16 @@ func (e UsageError) Error() string { return e.text }
 // Usagef makes a UsageError.
 func Usagef(format string, args ...any) error { return UsageError{fmt.Sprintf(format, args...)} }
 
+// oneLine keeps an error of several lines, as cobra's with suggestions, in one.
+var oneLine = strings.NewReplacer("\n\n", " ", "\n", " ", "\t", "")
+
 // Exit prints err as one line and gives the exit code that fits: 0, 1 (failed) or
 // 2 (usage).
 func Exit(program string, err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", program, strings.ReplaceAll(err.Error(), "\n", " "))
+	fmt.Fprintf(stderr, "%s: %s\n", program, oneLine.Replace(err.Error()))
 	if _, wrong := errors.AsType[UsageError](err); wrong || fromCobra(err) {
 		return 2
 	}
@@ -38,4 +43,16 @@ func fromCobra(err error) bool {
 		}
 	}
 	return false
+}
+
+// Nouns makes the commands that only group others refuse a word they do not know,
+// which cobra answers with help and success. Alone they print their help, as before.
+func Nouns(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			c.Args = cobra.NoArgs
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+		Nouns(c)
+	}
 }
