@@ -49,7 +49,6 @@ type Stream struct {
 	created    time.Time
 	groups     []string
 	partitions []*partition
-	log        *slog.Logger
 	closed     chan struct{}
 	once       sync.Once
 }
@@ -81,7 +80,7 @@ func Open(cfg Config) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event stream: %w", err)
 	}
-	s := &Stream{created: made.Created, groups: append([]string{DefaultGroup}, cfg.Groups...), log: cfg.Log, closed: make(chan struct{})}
+	s := &Stream{created: made.Created, groups: append([]string{DefaultGroup}, cfg.Groups...), closed: make(chan struct{})}
 	options := log.Options{
 		MaxAge:       cfg.MaxAge,
 		MaxBytes:     cfg.MaxBytes / int64(made.Partitions),
