@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ type Twin interface {
 // doing again what is done is no error.
 type Driver interface {
 	// Start makes the module run. One that runs with this very version is left alone.
+	// One that runs with another is stopped first, if the new one looks as if it could
+	// run: a mistake in an update should not end what works.
 	Start(ctx context.Context, m runtime.Module) error
 	// Stop ends a module, gently first. The driver still knows it afterwards.
 	Stop(ctx context.Context, name string) error
@@ -242,6 +245,7 @@ func (a *Agent) situation() *Situation {
 		Engines: make(map[string]Engine, len(a.engines)),
 		Records: make(map[string]Record, len(a.records)),
 	}
+	s.Sync.Gone = slices.Clone(a.sync.Gone)
 	for kind, e := range a.engines {
 		s.Engines[kind] = e.seen
 		for _, state := range e.states {

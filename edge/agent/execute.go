@@ -99,7 +99,10 @@ func (a *Agent) execute(ctx context.Context, j *job) error {
 		return driver.Stop(ctx, j.Module)
 	case Start, Restart:
 		return driver.Start(ctx, j.module)
-	case Replace, Bounce:
+	case Replace:
+		a.halted(ctx, j.Module)
+		return driver.Start(ctx, j.module)
+	case Bounce:
 		a.halted(ctx, j.Module)
 		if err := driver.Stop(ctx, j.Module); err != nil {
 			return err
@@ -132,6 +135,9 @@ func (a *Agent) finish(ctx context.Context, j *job, err error) {
 	default:
 		a.done(r, j)
 	}
+	if a.have(j.Module, true) {
+		r.Halted = false // it was not, or is not any more
+	}
 	changed := a.records[j.Module] != r || r.kept() != before
 	a.mu.Unlock()
 	if changed {
@@ -161,7 +167,7 @@ func (a *Agent) done(r *record, j *job) {
 		}
 		return
 	case Remove, Forget:
-		if a.want.Module(j.Module) == nil && !a.exists(j.Module) {
+		if a.want.Module(j.Module) == nil && !a.have(j.Module, false) {
 			if j.Do == Remove {
 				a.cfg.Sockets.Drop(j.Module)
 			}
@@ -187,10 +193,11 @@ var past = map[Action]string{
 	Restart: "restarted", Bounce: "restarted",
 }
 
-// exists says whether any engine has a module. The caller holds a.mu.
-func (a *Agent) exists(module string) bool {
+// have says whether any engine has a module, one that runs if need be. The caller holds
+// a.mu.
+func (a *Agent) have(module string, running bool) bool {
 	for _, e := range a.engines {
-		if slices.ContainsFunc(e.states, func(s runtime.State) bool { return s.Name == module }) {
+		if slices.ContainsFunc(e.states, func(s runtime.State) bool { return s.Name == module && (s.Running || !running) }) {
 			return true
 		}
 	}

@@ -71,7 +71,7 @@ const (
 	Stop           Action = "stop"    // as the deployment says
 	Prepare        Action = "prepare" // its socket and environment
 	Start          Action = "start"
-	Replace        Action = "replace" // stop, then start as it is to be now
+	Replace        Action = "replace" // start as it is to be now in place of how it was
 	Restart        Action = "restart" // start again what ended by itself, which is counted
 	Bounce         Action = "bounce"  // stop and start because somebody asked
 	Reset          Action = "reset"   // forget its restarts
