@@ -94,7 +94,27 @@ func New(cfg Config) (*Server, error) {
 	if err := makePrivate(dir); err != nil {
 		return nil, fmt.Errorf("make folder for workload sockets: %w", err)
 	}
+	if err := sweep(dir); err != nil {
+		return nil, fmt.Errorf("clear folder for workload sockets: %w", err)
+	}
 	return &Server{cfg: cfg, log: cfg.Log, dir: dir, issuing: make(chan struct{}, 1), sockets: map[string]*socket{}}, nil
+}
+
+// sweep removes the sockets that a run of ours left when it was killed.
+func sweep(dir string) error {
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if e.Type() != fs.ModeSocket || len(e.Name()) != socketName || filepath.Ext(e.Name()) != ".sock" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Ensure listens for a module and gives the URI of its socket, the same one each time.
@@ -153,7 +173,6 @@ func (s *Server) path(module string) string {
 
 func (s *Server) listen(module, generation string) (*socket, error) {
 	path := s.path(module)
-	// One that is there is left from a run of ours that was killed.
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

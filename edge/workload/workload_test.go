@@ -467,6 +467,13 @@ func TestSockets(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
+	if s, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) > 0 {
+		t.Errorf("a new start leaves %v", left)
+	}
+	s.Close()
 	s, path2 := start(t, cfg)
 	if path2 != path {
 		t.Errorf("socket moved to %s", path2)

@@ -78,6 +78,11 @@ func New(cfg Config) (*Driver, error) {
 	if d.boot, err = bootID(); err != nil {
 		return nil, err
 	}
+	if self, err := openProc(os.Getpid()); err != nil { // ENOSYS is an errors.ErrUnsupported
+		return nil, fmt.Errorf("modules as processes need Linux 5.3 or later: %w", err)
+	} else if err := self.fd.Close(); err != nil {
+		return nil, err
+	}
 	closeOnExec()
 	if d.spot, err = openSpotter(); err != nil {
 		return nil, err
@@ -358,7 +363,8 @@ func (d *Driver) states() []runtime.State {
 }
 
 // Logs reads what a module wrote, standard output and error together. Times that a
-// query names are met within a second or so, rather with too much than too little.
+// query names are met within a second or so, for what is old less exactly, and rather
+// with too much than too little.
 // What is read ends when ctx does or the module is removed.
 func (d *Driver) Logs(ctx context.Context, name string, q runtime.LogQuery) (io.ReadCloser, error) {
 	d.mu.Lock()

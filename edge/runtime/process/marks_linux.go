@@ -26,7 +26,7 @@ type marks struct {
 // Marks closer together than this are not kept, and not more than so many.
 const (
 	markEvery = time.Second
-	maxMarks  = 20_000
+	maxMarks  = 4_000
 )
 
 // note takes a new mark.
