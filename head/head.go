@@ -22,10 +22,11 @@ type Backend interface {
 
 	// Publish takes a batch of messages from one sender, in order, and returns
 	// without waiting for the disk. It copies what it needs before it returns, so
-	// the caller may reuse the batch and its buffers at once. done is called
-	// exactly once, from any goroutine, and must not block: nil when all of the
-	// batch is durable, a fault when it was refused as a whole. The done calls of
-	// one sender come in the order of its Publish calls.
+	// the caller may reuse the batch and its buffers at once; until then it may
+	// stamp the messages in place, without touching what they point to. done is
+	// called exactly once, from any goroutine, and must not block: nil when all of
+	// the batch is durable, a fault when it was refused as a whole. The done calls
+	// of one sender come in the order of its Publish calls.
 	Publish(from *ident.Principal, batch []message.Message, done func(error))
 
 	// Twin is the device's view of its twin, as JSON:
