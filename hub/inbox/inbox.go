@@ -262,6 +262,7 @@ func (x *Inbox) Forget(ctx context.Context, id ident.ID) error {
 		defer x.mu.Unlock()
 		if q := x.queues[id]; q != nil {
 			q.retain(func(e *entry) bool { return kept[e.sequence] })
+			q.kick()
 		}
 	})
 }
