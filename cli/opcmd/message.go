@@ -52,13 +52,15 @@ func messageSend(env *Env) *cobra.Command {
 			if ttl > 0 {
 				set("iothub-expiry", time.Now().Add(ttl).UTC().Format("2006-01-02T15:04:05.0000000Z"))
 			}
+			var pairs []string // encoded, since headers keep neither the case of names nor every character
 			for _, p := range properties {
 				name, value, ok := strings.Cut(p, "=")
 				if !ok || name == "" {
 					return show.Usagef("--property %q: write NAME=VALUE", p)
 				}
-				set("iothub-app-"+name, value)
+				pairs = append(pairs, escape(name)+"="+escape(value))
 			}
+			set("iothub-properties", strings.Join(pairs, "&"))
 			set("Content-Type", "application/octet-stream")
 			_, err := env.ask(cmd, request{method: http.MethodPost, path: "/messages/devicebound", header: header, body: body})
 			if err != nil {
@@ -75,3 +77,6 @@ func messageSend(env *Env) *cobra.Command {
 	f.StringArrayVar(&properties, "property", nil, "application property NAME=VALUE; repeatable")
 	return cmd
 }
+
+// escape is percent-encoding for one name or value of a list joined by & and =.
+func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }

@@ -22,14 +22,14 @@ run(async () => {
 
   await prove('a message comes and is completed', async () => {
     await operator('message', 'send', device, 'open the valve', '--message-id', 'm 1/é', '--content-type', 'text/plain',
-      '--property', 'site=north & south', '--property', 'empty=');
+      '--property', 'theSite=north & south', '--property', 'empty=');
     const m = await inbox.take('the message');
     assert.strictEqual(m.getData().toString(), 'open the valve');
     assert.strictEqual(m.messageId, 'm 1/é');
     assert.strictEqual(m.contentType, 'text/plain');
     assert.strictEqual(m.to, `/devices/${device}/messages/devicebound`);
     const own = Object.fromEntries(m.properties.propertyList.map(({ key, value }) => [key, value]));
-    assert.strictEqual(own.site, 'north & south');
+    assert.strictEqual(own.theSite, 'north & south');
     assert.strictEqual(own.empty, '');
     await within(client.complete(m), 'the completion');
     await until('no message waits any more', async () => (await waiting()) === 0);

@@ -4,7 +4,8 @@
 
 const assert = require('node:assert');
 const crypto = require('node:crypto');
-const { Client, NoRetry } = require('azure-iot-device');
+const { NoRetry } = require('azure-iot-common');
+const { Client } = require('azure-iot-device');
 const { Transport, prove, run, operator, operatorJSON, until, within, register, connect, deviceName } = require('./lib');
 
 const device = deviceName('connect');

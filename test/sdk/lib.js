@@ -6,7 +6,8 @@ const { execFile, spawn } = require('node:child_process');
 const fs = require('node:fs');
 const readline = require('node:readline');
 const util = require('node:util');
-const { Client, NoRetry } = require('azure-iot-device');
+const { NoRetry } = require('azure-iot-common');
+const { Client } = require('azure-iot-device');
 const { Transport } = require('./transport');
 
 const patience = 30000;

@@ -77,7 +77,7 @@ run(async () => {
   await prove('all that was acknowledged is at the hub', async () => {
     const all = events(device);
     for (const text of ['before', 'renewed', 'with a key', 'before the kill', 'after the kill']) {
-      await all.take(`the message "${text}"`, (e) => Buffer.from(e.body, 'base64').toString() === text || e.body === text);
+      await all.take(`the message "${text}"`, (e) => e.body === text);
     }
     all.close();
   });

@@ -91,13 +91,14 @@ func TestDevice(t *testing.T) {
 
 func TestReconnect(t *testing.T) {
 	h := startHub(t)
+	again := func() { // the hub outlives the subtest
+		h.Kill(t)
+		h.Start(t)
+	}
 	for _, transport := range []string{"mqtt", "mqtt-ws"} {
 		t.Run(transport, func(t *testing.T) {
 			s := start(t, h, "reconnect.js", "TRANSPORT="+transport, "AUTH=sas")
-			s.answer = map[string]func(){"kill the hub and start it again": func() {
-				h.Kill(t)
-				h.Start(t)
-			}}
+			s.answer = map[string]func(){"kill the hub and start it again": again}
 			s.finish(t)
 		})
 	}
@@ -127,14 +128,13 @@ func TestModule(t *testing.T) {
 		MQTT: gatewayIP + ":8883", HTTPS: gatewayIP + ":443"})
 	for _, transport := range []string{"mqtt", "mqtt-ws"} {
 		t.Run(transport, func(t *testing.T) {
-			t.Cleanup(func() {
-				if t.Failed() {
-					for _, name := range []string{"probe-", "echo-"} {
-						a := e.Run(t, "logs", name+transport)
+			defer func() {
+				for _, name := range []string{"probe-", "echo-"} {
+					if a := e.Run(t, "logs", name+transport); t.Failed() {
 						t.Logf("log of %s%s:\n%s%s", name, transport, a.Stdout, a.Stderr)
 					}
 				}
-			})
+			}()
 			s := start(t, h, "edge.js", "TRANSPORT="+transport, "AUTH=sas", "GATEWAY=gateway-1")
 			s.finish(t)
 		})

@@ -4,7 +4,8 @@
 
 const assert = require('node:assert');
 const crypto = require('node:crypto');
-const { Client, Message, NoRetry } = require('azure-iot-device');
+const { NoRetry } = require('azure-iot-common');
+const { Client, Message } = require('azure-iot-device');
 const { Transport, Inbox, prove, run, within, operator, register, connect, deviceName } = require('./lib');
 
 const device = deviceName('takeover');
