@@ -135,7 +135,7 @@ func (c *ConnectionString) check() error {
 	}
 	if c.Endpoint != "" {
 		if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" {
-			return errors.New("Endpoint of the connection string is not of the form sb://HOST/")
+			return errors.New("the Endpoint of the connection string is not of the form sb://HOST/")
 		}
 	}
 	return nil
