@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -74,26 +73,20 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var ended sync.WaitGroup
-	var hubErr error
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
-	hubDone := make(chan struct{})
-	ended.Go(func() {
-		defer close(hubDone)
-		defer stop() // no gateway without its hub
-		hubErr = hub.Run(hubCtx)
-	})
-	defer ended.Wait()
 	defer stopHub()
-
+	ended := make(chan error, 1)
+	go func() {
+		defer stop() // no gateway without its hub
+		ended <- hub.Run(hubCtx)
+	}()
 	select {
 	case <-hub.Ready():
 		err = d.gateway(ctx, hub)
 	case <-ctx.Done():
 	}
 	stopHub()
-	<-hubDone
-	return errors.Join(err, hubErr)
+	return errors.Join(err, <-ended)
 }
 
 // gateway runs the edge until ctx ends.
@@ -191,25 +184,25 @@ func (d *dev) settle(addr *string, why string) error {
 
 // welcome says what there is and what to try.
 func (d *dev) welcome(hub *server.Server, edge *node.Node) {
-	data := ""
+	data, elsewhere := "", ""
 	if d.data != edgecmd.DefaultData() {
 		data = " --data " + d.data
+	}
+	if address := hub.Addresses().HTTPS; !standard(address) {
+		elsewhere = "\n  export SELVEDGE_HUB_ADDRESS=" + loopback(address)
 	}
 	d.Print.Note("selvedge hub ready %s", hub.Summary())
 	d.Print.Note("selvedge edge ready %s", edge.Summary())
 	d.Print.Note(`
 Try in another terminal:
   export SELVEDGE_HUB="$(selvedge hub connection-string%[1]s)"
-  selvedge hub ca%[1]s > root.pem; export SELVEDGE_CA=root.pem
+  selvedge hub ca%[1]s > root.pem; export SELVEDGE_CA=root.pem%[2]s
   selvedge device create pump-7
   selvedge device connection-string pump-7     # for an Azure SDK
   selvedge events                              # telemetry, as it comes
-  selvedge deployment set-modules %[2]s deploy/demo/manifest.json
+  selvedge deployment set-modules %[3]s deploy/demo/manifest.json
   selvedge edge list%[1]s
-Ctrl-C ends.`, data, devDevice)
-	if address := hub.Addresses().HTTPS; !standard(address) {
-		d.Print.Note("HTTPS is at %s: also  export SELVEDGE_HUB_ADDRESS=%s", address, loopback(address))
-	}
+Ctrl-C ends.`, data, elsewhere, devDevice)
 }
 
 func standard(address string) bool {
