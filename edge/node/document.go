@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -448,7 +449,11 @@ func (p place) file(key, uri string) (string, error) {
 	u, err := url.Parse(uri)
 	switch {
 	case err == nil && u.Scheme == "file" && (u.Host == "" || u.Host == "localhost") && u.Path != "":
-		return filepath.FromSlash(u.Path), nil
+		path := u.Path
+		if runtime.GOOS == "windows" && len(path) > 2 && path[2] == ':' {
+			path = path[1:] // file:///C:/name
+		}
+		return filepath.FromSlash(path), nil
 	case err == nil && u.Scheme == "pkcs11":
 		return "", fmt.Errorf(`%s: keys in hardware (PKCS#11) are not supported yet; use "file:///path"`, key)
 	}

@@ -99,7 +99,7 @@ func (h *fakeHub) registry(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	if len(parts) < 3 || parts[0] != "devices" || parts[1] != testDevice || parts[2] != "modules" || r.Header.Get("Authorization") == "" {
+	if len(parts) < 3 || parts[0] != "devices" || parts[1] != testDevice || parts[2] != "modules" || r.Header.Get("Authorization") == "" && len(r.TLS.PeerCertificates) == 0 {
 		http.Error(w, `{"Message":"ErrorCode:IotHubUnauthorizedAccess;Unauthorized"}`, http.StatusUnauthorized)
 		return
 	}

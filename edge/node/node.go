@@ -49,20 +49,18 @@ func (n *Node) Summary() string {
 	return s
 }
 
-// Run is the device until ctx ends or a part of it fails. It starts without the hub
-// with what the disk remembers. At the end modules are stopped first, while they can
-// still hand over what they have.
+// Run is the device until ctx ends or a part of it fails; it can be called once. It
+// starts without the hub with what the disk remembers. At the end modules are stopped
+// first, while they can still hand over what they have.
 func (n *Node) Run(ctx context.Context) error {
 	l := newLayers(ctx)
 	p := &parts{cfg: &n.cfg, log: n.log, started: n.started}
 	err := p.start(l)
-	if err == nil {
-		n.parts.Store(p)
-		if n.cfg.Ops != "" {
-			err = p.operations(l, n.ready)
-		}
+	if err == nil && n.cfg.Ops != "" {
+		err = p.operations(l, n.ready)
 	}
-	if err == nil {
+	if err == nil && l.ctx.Err() == nil {
+		n.parts.Store(p)
 		close(n.ready)
 		<-l.ctx.Done()
 		n.log.Info("stopping")
@@ -70,7 +68,7 @@ func (n *Node) Run(ctx context.Context) error {
 	return l.end(err)
 }
 
-// Status is how the device is.
+// status is how the device is.
 func (p *parts) status() Status {
 	waiting, link := p.queue.Stats(), p.link.Counts()
 	s := Status{

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/model/method"
+	"github.com/selvedge-io/selvedge/trust/cert"
 )
 
 // TestMain is also the modules of the tests: the edge starts this program for them.
@@ -419,6 +421,33 @@ func TestSystemModulesCannotConnect(t *testing.T) {
 	}
 }
 
+// TestCertificateInsteadOfKey: the device proves itself to the hub by a certificate.
+func TestCertificateInsteadOfKey(t *testing.T) {
+	h := newFakeHub(t)
+	h.deploy(t, `{"talk":`+teller(1, "e")+`}`, upstreamRoute)
+	ca, err := cert.OpenAuthority(t.TempDir(), cert.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.Issue(cert.Request{CommonName: testDevice, Usage: cert.ForClient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := leaf.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := h.config(t)
+	dir := t.TempDir()
+	cfg.Provisioning = Provisioning{Hub: "hub.test", Device: testDevice, CertFile: filepath.Join(dir, "c.pem"), KeyFile: filepath.Join(dir, "k.pem")}
+	write(t, cfg.Provisioning.CertFile, string(leaf.CertificatePEM()))
+	write(t, cfg.Provisioning.KeyFile, string(key))
+	run(t, cfg)
+	if got := h.bodies(t, 1); got[0] != "e0" {
+		t.Errorf("the hub got %q", got)
+	}
+}
+
 // TestRevoked: a module whose identity is deleted at the hub is let go.
 func TestRevoked(t *testing.T) {
 	h := newFakeHub(t)
@@ -434,6 +463,29 @@ func TestRevoked(t *testing.T) {
 		t.Fatalf("refresh gives %d %s, %v", reply.Status, reply.Payload, err)
 	}
 	eventually(t, "the module is out", func() bool { return r.status(t).Modules.Connected == 0 })
+}
+
+// TestStopWhileStarting: a start that is called off leaves nothing and is not ready.
+func TestStopWhileStarting(t *testing.T) {
+	h := newFakeHub(t)
+	cfg := h.config(t)
+	n, err := New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := goruntime.NumGoroutine()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+	select {
+	case <-n.Ready():
+		t.Error("it said that it is ready")
+	default:
+	}
+	eventually(t, "all goroutines end", func() bool { return goruntime.NumGoroutine() <= before+1 })
+	run(t, cfg).end(t)
 }
 
 // TestLayers: they end in reverse, and one that fails takes the others with it.

@@ -78,9 +78,6 @@ func (p *parts) start(l *layers) error {
 		if err := step(l); err != nil {
 			return err
 		}
-		if l.ctx.Err() != nil {
-			return nil
-		}
 	}
 	return nil
 }
