@@ -190,9 +190,12 @@ func (p *parts) connect(l *layers) (err error) {
 	})
 	p.broker, err = broker.New(broker.Config{
 		Device: p.cfg.Provisioning.Device,
-		Auth: outsiders{auth.New(auth.Config{
-			Directory: p.identities, Hosts: []string{p.cfg.Provisioning.Hub, p.cfg.Hostname},
-		})},
+		Auth: outsiders{&inquirer{
+			Verifier: auth.New(auth.Config{
+				Directory: p.identities, Hosts: []string{p.cfg.Provisioning.Hub, p.cfg.Hostname},
+			}),
+			device: p.cfg.Provisioning.Device, refresh: p.identities.Refresh, log: p.log,
+		}},
 		Queue: p.queue, Store: p.store, Seal: p.keys, Parent: p.link, Log: p.log,
 		Window:  p.cfg.Broker.Window,
 		Refresh: p.identities.Refresh,
@@ -211,6 +214,7 @@ func (p *parts) dial(ctx context.Context, of ident.ID) (upstream.Conn, error) {
 	cfg := client.Config{
 		Host: p.cfg.Provisioning.Hub, Address: p.cfg.Upstream.MQTT, ID: of,
 		Credentials: p.identities.Credentials(of), RootCAs: p.roots,
+		CleanSession: true, // the link subscribes to what an identity needs now
 		ProductInfo: "selvedge-edge " + p.cfg.Version, Log: p.log,
 	}
 	c, err := client.Dial(ctx, cfg)
