@@ -215,7 +215,7 @@ func (p *parts) dial(ctx context.Context, of ident.ID) (upstream.Conn, error) {
 		Host: p.cfg.Provisioning.Hub, Address: p.cfg.Upstream.MQTT, ID: of,
 		Credentials: p.identities.Credentials(of), RootCAs: p.roots,
 		CleanSession: true, // the link subscribes to what an identity needs now
-		ProductInfo: "selvedge-edge " + p.cfg.Version, Log: p.log,
+		ProductInfo:  "selvedge-edge " + p.cfg.Version, Log: p.log,
 	}
 	c, err := client.Dial(ctx, cfg)
 	if fault.Is(err, fault.Unauthorized) {
