@@ -1,10 +1,12 @@
 package opcmd
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/spf13/cobra"
 
+	"github.com/selvedge-io/selvedge/lang/route"
 	"github.com/selvedge-io/selvedge/model/manifest"
 )
 
@@ -15,7 +17,8 @@ func deploymentCommand(env *Env) *cobra.Command {
 }
 
 func setModules(env *Env) *cobra.Command {
-	return &cobra.Command{
+	var unchecked bool
+	cmd := &cobra.Command{
 		Use: "set-modules DEVICE FILE", Short: "Give one edge gateway a deployment manifest",
 		Long: "Give one edge gateway a deployment manifest. FILE is JSON as Azure's tools write it; - is standard input.\n" +
 			"The manifest is checked here first, so that a mistake is found before anything changes.",
@@ -26,6 +29,9 @@ func setModules(env *Env) *cobra.Command {
 				return err
 			}
 			content, err := manifest.Content(text)
+			if err == nil && !unchecked {
+				err = checkRoutes(content)
+			}
 			if err != nil {
 				return err
 			}
@@ -38,4 +44,20 @@ func setModules(env *Env) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&unchecked, "unchecked-routes", false, "leave judging the routes to the gateway, which may know more")
+	return cmd
+}
+
+// checkRoutes compiles the routes of a manifest as a gateway of ours will.
+func checkRoutes(content []byte) error {
+	texts, err := manifest.Routes(content)
+	if err != nil {
+		return err
+	}
+	for name, text := range sorted(texts) {
+		if _, err := route.New([]route.Def{{Name: name, Text: text}}); err != nil {
+			return fmt.Errorf("%w; --unchecked-routes leaves it to the gateway", err)
+		}
+	}
+	return nil
 }

@@ -43,6 +43,9 @@ func EnsureEdge(ctx context.Context, t Target, id string) (connectionString stri
 // Deploy gives an edge gateway a deployment manifest, after checking it.
 func Deploy(ctx context.Context, t Target, id string, text []byte) error {
 	content, err := manifest.Content(text)
+	if err == nil {
+		err = checkRoutes(content)
+	}
 	if err != nil {
 		return err
 	}

@@ -126,6 +126,20 @@ func TestContentRefuses(t *testing.T) {
 	}
 }
 
+func TestRoutes(t *testing.T) {
+	const layered = `{"modulesContent":{"$edgeHub":{"properties.desired.routes.a":"FROM /a INTO $upstream","properties.desired.routes.gone":null,` +
+		`"properties.desired.routes":{"b":{"route":"FROM /b INTO $upstream","priority":1}},"properties.desired.schemaVersion":"1.1"},"m":{"properties.desired":{"routes":{"x":"no"}}}}}`
+	for text, want := range map[string]map[string]string{
+		manifestWith(`"x":1`, `"x":2`): {"a": "FROM /* INTO $upstream", "b": "FROM /* INTO $upstream"},
+		layered:                        {"a": "FROM /a INTO $upstream", "b": "FROM /b INTO $upstream"},
+		`{"modulesContent":{"m":{"properties.desired":{}}}}`: {},
+	} {
+		if got, err := Routes([]byte(text)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+}
+
 func FuzzContent(f *testing.F) {
 	f.Add(read(f, "testdata/full.json"))
 	f.Add([]byte(manifestWith(`"x":1`, `"x":{"y":[1]}`)))
@@ -137,6 +151,9 @@ func FuzzContent(f *testing.F) {
 				t.Fatalf("%v is no fault for a client", err)
 			}
 			return
+		}
+		if _, err := Routes(body); err != nil {
+			t.Fatalf("routes of %s: %v", body, err)
 		}
 		again, err := Content(body)
 		if err != nil || !bytes.Equal(again, body) {

@@ -2,7 +2,10 @@ package manifest
 
 import (
 	"math"
+	"strings"
 
+	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/twin"
 )
 
@@ -87,4 +90,39 @@ func checkRoute(at place, v twin.Value, objects bool) error {
 func isLowest(v twin.Value) bool {
 	n, ok := v.Int()
 	return ok && n == lowest
+}
+
+// Routes gives the routes that a manifest, as Content gives it, sets for $edgeHub: by
+// name, without those that are blank or deleted. What they say is not looked at.
+func Routes(content []byte) (map[string]string, error) {
+	root, err := twin.Parse(content)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.InvalidConfiguration, "the manifest cannot be read: %s", fault.TextOf(err))
+	}
+	all := map[string]string{}
+	add := func(name string, v twin.Value) {
+		if o, ok := v.Object(); ok {
+			v, _ = o.Get("route")
+		}
+		if s, ok := v.Text(); ok && strings.TrimSpace(s) != "" {
+			all[name] = s
+		}
+	}
+	for path, v := range root.Child(inModules).Child(ident.EdgeHub).All() {
+		section := v
+		if path == desiredPath {
+			o, _ := v.Object()
+			section, _ = o.Get("routes")
+		} else if name, ok := strings.CutPrefix(path, desiredPath+".routes."); ok {
+			add(name, v)
+			continue
+		} else if path != desiredPath+".routes" {
+			continue
+		}
+		routes, _ := section.Object()
+		for name, v := range routes.All() {
+			add(name, v)
+		}
+	}
+	return all, nil
 }
