@@ -307,7 +307,10 @@ func TestRestartKeepsEverything(t *testing.T) {
 	if err != nil || !regexp.MustCompile(`^0ne[0-9A-F]{8}$`).MatchString(scope) {
 		t.Errorf("id scope %q, %v", scope, err)
 	}
-	owner := h.token("iothubowner")
+	owner, err := ConnectionString(t.Context(), h.cfg.DataDir, "", "iothubowner", false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	root, err := RootPEM(h.cfg.DataDir)
 	if err != nil {
 		t.Fatal(err)
@@ -323,8 +326,8 @@ func TestRestartKeepsEverything(t *testing.T) {
 	if again, err := RootPEM(h.cfg.DataDir); err != nil || string(again) != string(root) {
 		t.Errorf("another root after the restart (%v)", err)
 	}
-	if again := h.token("iothubowner"); owner[:40] != again[:40] {
-		t.Error("another policy key after the restart")
+	if again, err := ConnectionString(t.Context(), h.cfg.DataDir, "", "iothubowner", false); err != nil || again != owner {
+		t.Errorf("another connection string after the restart (%v)", err)
 	}
 	if got := at(h.must(200, "GET /twins/pump", ""), "properties/reported/rpm"); got != 900.0 {
 		t.Errorf("reported %v after the restart", got)
