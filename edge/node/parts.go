@@ -94,7 +94,7 @@ func (p *parts) open(l *layers) error {
 		return err
 	}
 	l.onEnd(func() error { release(); return nil })
-	if p.keys, err = keys.Open(p.in(keysDir)); err != nil {
+	if p.keys, err = keys.OpenBeside(p.in(keysDir), p.in(storeDir)); err != nil {
 		return err
 	}
 	if p.store, err = kv.OpenWith(p.in(storeDir), kv.Options{Log: p.log}); err != nil {

@@ -53,7 +53,7 @@ func ConnectionString(ctx context.Context, data, host, policy string, forEvents 
 			}
 			host = hosts[0]
 		}
-		k, err := keys.Open(filepath.Join(data, keysName))
+		k, err := keys.OpenExisting(filepath.Join(data, keysName))
 		if err != nil {
 			return err
 		}

@@ -148,7 +148,7 @@ func (s *Server) open(ctx context.Context) (*rooms, error) {
 
 // fill opens one room after the other.
 func (s *Server) fill(ctx context.Context, r *rooms) error {
-	master, err := keys.Open(filepath.Join(s.cfg.DataDir, keysName))
+	master, err := keys.OpenBeside(filepath.Join(s.cfg.DataDir, keysName), database(s.cfg.DataDir))
 	if err != nil {
 		return err
 	}

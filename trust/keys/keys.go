@@ -52,10 +52,22 @@ func Open(dir string) (*Keys, error) {
 // hide that the old one is lost.
 func OpenExisting(dir string) (*Keys, error) {
 	master, err := load(filepath.Join(dir, fileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the master key is gone and what it sealed cannot be read: bring it back from a backup: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open master key: %w", err)
 	}
 	return from(master), nil
+}
+
+// OpenBeside is OpenExisting when data, a file or folder of what is sealed, is there
+// already, and Open at the first start.
+func OpenBeside(dir, data string) (*Keys, error) {
+	if _, err := os.Lstat(data); errors.Is(err, fs.ErrNotExist) {
+		return Open(dir)
+	}
+	return OpenExisting(dir)
 }
 
 func from(master []byte) *Keys {

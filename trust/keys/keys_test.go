@@ -92,6 +92,24 @@ func TestDamagedFileIsKept(t *testing.T) {
 	}
 }
 
+func TestOpenBeside(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	first, err := OpenBeside(filepath.Join(dir, "keys"), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(data, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := OpenBeside(filepath.Join(dir, "keys"), data); err != nil || !bytes.Equal(again.master, first.master) {
+		t.Errorf("second start: %v", err)
+	}
+	if _, err := OpenBeside(filepath.Join(dir, "lost"), data); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "backup") {
+		t.Errorf("with its data but without the key: %v", err)
+	}
+}
+
 func TestOpenExistingMakesNothing(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := OpenExisting(dir); !errors.Is(err, fs.ErrNotExist) {
