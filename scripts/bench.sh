@@ -85,7 +85,7 @@ cat >"$T/manifest.json" <<'JSON'
       "edgeHub": {"type": "docker", "status": "running", "restartPolicy": "always", "settings": {"image": "selvedge/edge"}}},
     "modules": {}}},
   "$edgeHub": {"properties.desired": {"schemaVersion": "1.1",
-    "routes": {"all": "FROM /messages/modules/*/outputs/out INTO BrokeredEndpoint(\"/modules/sub0/inputs/in\")"},
+    "routes": {"all": "FROM /messages/modules/* INTO BrokeredEndpoint(\"/modules/sub0/inputs/in\")"},
     "storeAndForwardConfiguration": {"timeToLiveSecs": 7200}}}}}
 JSON
 op deployment set-modules gw "$T/manifest.json"
