@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PKG     := github.com/selvedge-io/selvedge
 LDFLAGS := -s -w -X $(PKG)/cli/version.number=$(VERSION)
 GO      ?= go
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '$(LDFLAGS)'
 LOADGEN ?= ../shared/loadgen
 ROUNDS  ?= 3
 FUZZ    ?= 30s
