@@ -253,10 +253,13 @@ func deploymentCommands(t *testing.T, h *rig.Hub) {
 	}
 	before := version()
 	for name, c := range map[string]struct{ modules, routes, says string }{
-		"type":   {`{"m": {"status": "running", "restartPolicy": "always", "settings": {"builtin": "sensor"}}}`, `{}`, "type"},
-		"policy": {`{"m": {"type": "process", "status": "running", "restartPolicy": "sometimes", "settings": {"builtin": "sensor"}}}`, `{}`, "restartPolicy"},
-		"name":   {`{"a b": {"type": "process", "status": "running", "restartPolicy": "always", "settings": {"builtin": "sensor"}}}`, `{}`, "a b"},
-		"number": {`{}`, `{"bad": 7}`, "bad"},
+		"type":    {`{"m": {"status": "running", "restartPolicy": "always", "settings": {"builtin": "sensor"}}}`, `{}`, "type"},
+		"policy":  {`{"m": {"type": "process", "status": "running", "restartPolicy": "sometimes", "settings": {"builtin": "sensor"}}}`, `{}`, "restartPolicy"},
+		"name":    {`{"a b": {"type": "process", "status": "running", "restartPolicy": "always", "settings": {"builtin": "sensor"}}}`, `{}`, "a b"},
+		"number":  {`{}`, `{"bad": 7}`, "bad"},
+		"route":   {`{}`, `{"bad": "FROM nowhere INTO $upstream"}`, "bad"},
+		"into":    {`{}`, `{"bad": "FROM /messages/* INTO nowhere"}`, "bad"},
+		"unended": {`{}`, `{"bad": "FROM /messages/* WHERE"}`, "bad"},
 	} {
 		bad := file(name+".json", rig.Manifest(c.modules, c.routes))
 		h.Run(t, "deployment", "set-modules", "gw", bad).Refused(t, 1, c.says)

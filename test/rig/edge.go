@@ -111,14 +111,14 @@ func (e *Edge) At(id Identity) Identity {
 }
 
 // Deploy gives the edge's device a manifest with the modules and routes given, both
-// in JSON.
-func (h *Hub) Deploy(t testing.TB, device, modules, routes string) {
+// in JSON, with more flags of deployment set-modules.
+func (h *Hub) Deploy(t testing.TB, device, modules, routes string, flags ...string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "manifest.json")
 	if err := os.WriteFile(file, []byte(Manifest(modules, routes)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.Must(t, "deployment", "set-modules", device, file)
+	h.Must(t, append([]string{"deployment", "set-modules", device, file}, flags...)...)
 }
 
 // Manifest is a deployment with the modules and routes given, both in JSON.
