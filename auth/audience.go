@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/selvedge-io/selvedge/model/ident"
-	"github.com/selvedge-io/selvedge/trust/sas"
+	"github.com/selvedge-io/selvedge/model/percent"
 )
 
 // reach is how an audience relates to an identity.
@@ -25,7 +25,7 @@ func (v *Verifier) owns(resource string, id ident.ID) bool {
 		if v.reach(resource, id) == at {
 			return true
 		}
-		decoded := sas.Unescape(resource)
+		decoded := percent.Unescape(resource)
 		if decoded == resource {
 			return false
 		}
@@ -37,7 +37,7 @@ func (v *Verifier) owns(resource string, id ident.ID) bool {
 // covers says whether a policy's audience includes the identity. It is decoded once
 // only: twice, a token for a device called a%41 would be one for aA too.
 func (v *Verifier) covers(resource string, id ident.ID) bool {
-	return v.reach(sas.Unescape(resource), id) != elsewhere
+	return v.reach(percent.Unescape(resource), id) != elsewhere
 }
 
 // reach compares segment by segment, without regard to case (device-protocol 3.2.4).
@@ -70,7 +70,7 @@ func (v *Verifier) reach(audience string, id ident.ID) reach {
 // prefixes says whether a policy's audience is a prefix, by whole segments, of a
 // resource below the host (service-protocol 2.2).
 func (v *Verifier) prefixes(resource, of string) bool {
-	rest, ok := v.cutHost(sas.Unescape(resource))
+	rest, ok := v.cutHost(percent.Unescape(resource))
 	for ok && rest != "" {
 		if of == "" {
 			return false

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/selvedge-io/selvedge/model/ident"
-	"github.com/selvedge-io/selvedge/trust/sas"
+	"github.com/selvedge-io/selvedge/model/percent"
 )
 
 // Whatever the audience, it must name one of our hosts, and what covers a module
@@ -21,7 +21,7 @@ func FuzzAudience(f *testing.F) {
 		if id.Check() != nil || module == "" {
 			return
 		}
-		named := strings.ToLower(sas.Unescape(sas.Unescape(sas.Unescape(sr))))
+		named := strings.ToLower(percent.Unescape(percent.Unescape(percent.Unescape(sr))))
 		ours := strings.Contains(named, "hub.example.net") || strings.Contains(named, "gateway")
 		if (v.owns(sr, id) || v.covers(sr, id) || v.prefixes(sr, "twins/"+device)) && !ours {
 			t.Errorf("%q names none of our hosts", sr)
@@ -30,7 +30,7 @@ func FuzzAudience(f *testing.F) {
 		if v.owns(sr, id) && v.owns(sr, parent) {
 			t.Errorf("%q is the audience of both %s and its device", sr, id)
 		}
-		if v.covers(sr, parent) && !strings.Contains(strings.ToLower(sas.Unescape(sr)), "/devices/") && !v.covers(sr, id) {
+		if v.covers(sr, parent) && !strings.Contains(strings.ToLower(percent.Unescape(sr)), "/devices/") && !v.covers(sr, id) {
 			t.Errorf("%q covers %s but not its module", sr, parent)
 		}
 	})

@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
@@ -60,6 +61,7 @@ type Client struct {
 	done   chan struct{}
 	ended  atomic.Pointer[error] // why, once it is over
 	armed  time.Time             // read deadline in force; owned by the reader
+	bag    bag.Bag               // of the message being read; owned by the reader
 
 	joined   sync.WaitGroup // reader, keeper, and handlers
 	starting sync.Mutex     // held to add to joined from elsewhere

@@ -12,6 +12,7 @@ import (
 
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
+	"github.com/selvedge-io/selvedge/model/percent"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
@@ -162,9 +163,9 @@ func refusal(code mqtt.Code, c *Client) error {
 // userName is that of CONNECT (device-protocol 5.3).
 func (c *Config) userName() string {
 	b := append([]byte(nil), c.Host+"/"+c.ID.String()+"/?api-version="+apiVersion+"&DeviceClientType="...)
-	b = appendEscaped(b, c.ProductInfo)
+	b = percent.AppendEscaped(b, c.ProductInfo)
 	if c.ModelID != "" {
-		b = appendEscaped(append(b, "&model-id="...), c.ModelID)
+		b = percent.AppendEscaped(append(b, "&model-id="...), c.ModelID)
 	}
 	return string(b)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
@@ -162,8 +163,8 @@ func (c *Client) published(f mqtt.Frame) error {
 	}
 	t := parseTopic(p.Topic, c.id)
 	if t.kind == toDevice || t.kind == toInput {
-		m := message.Message{Body: p.Payload}
-		parseBag(t.bag, &m)
+		c.bag.Parse(t.bag, bag.FromServer)
+		m := message.Message{Body: p.Payload, System: c.bag.System, Properties: c.bag.Properties}
 		m.System.Input = t.name
 		if !c.in.push(delivery{p.ID, m.Clone()}) {
 			return fault.New(fault.TooManyInflight, "%s sends more messages than can wait", c.cfg.gateway())

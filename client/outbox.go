@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
@@ -127,7 +128,7 @@ func check(m *message.Message) error {
 	} else if 3*(n-len(m.Body))+32*len(m.Properties) < mqtt.MaxString/2 {
 		return nil
 	}
-	if n := len(appendTelemetryBag(nil, m)) + 2*len("devices/") + 2*128 + 32; n > mqtt.MaxString {
+	if n := len(bag.AppendTelemetry(nil, m)) + 2*len("devices/") + 2*128 + 32; n > mqtt.MaxString {
 		return fault.New(fault.MessageTooLarge, "properties of message take %d bytes of an MQTT topic, the most is %d", n, mqtt.MaxString)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
 )
@@ -35,7 +36,7 @@ func appendTelemetryTopic(dst []byte, id ident.ID, m *message.Message) []byte {
 	if id.Module != "" {
 		dst = append(append(dst, "/modules/"...), id.Module...)
 	}
-	return appendTelemetryBag(append(dst, "/messages/events/"...), m)
+	return bag.AppendTelemetry(append(dst, "/messages/events/"...), m)
 }
 
 // topicKind is what a publish of the server is.

@@ -1,10 +1,8 @@
 package client
 
 import (
-	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -90,30 +88,6 @@ func FuzzServer(f *testing.F) {
 			t.Errorf("the client stopped reading: %v", err)
 		}
 		c.Close()
-	})
-}
-
-// FuzzBag checks that every message survives the way into a topic and back.
-func FuzzBag(f *testing.F) {
-	f.Add("m-1", "application/json", "a b", "c=d&e")
-	f.Add("%24.mid", "+", "$.mid", "/\x00\xff")
-	f.Fuzz(func(t *testing.T, id, contentType, name, value string) {
-		in := message.Message{
-			System:     message.System{MessageID: id, ContentType: contentType},
-			Properties: []message.Property{{Name: name, Value: value}},
-		}
-		if setSystem(new(message.System), name, value) || name == "" {
-			in.Properties = nil
-		}
-		bag := string(appendTelemetryBag(nil, &in))
-		if strings.ContainsAny(bag, "/+#\x00") {
-			t.Errorf("bag %q holds what is no bag's", bag)
-		}
-		var out message.Message
-		parseBag(bag, &out)
-		if fmt.Sprintf("%+v", in) != fmt.Sprintf("%+v", out) {
-			t.Errorf("%+v became %+v by way of %s", in, out, bag)
-		}
 	})
 }
 

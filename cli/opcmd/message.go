@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/selvedge-io/selvedge/cli/show"
+	"github.com/selvedge-io/selvedge/model/message"
 )
 
 func messageCommand(env *Env) *cobra.Command {
@@ -50,7 +51,7 @@ func messageSend(env *Env) *cobra.Command {
 			set("iothub-ack", ack)
 			set("iothub-contenttype", contentType)
 			if ttl > 0 {
-				set("iothub-expiry", time.Now().Add(ttl).UTC().Format("2006-01-02T15:04:05.0000000Z"))
+				set("iothub-expiry", time.Now().Add(ttl).UTC().Format(message.TimeFormat))
 			}
 			var pairs []string // encoded, since headers keep neither the case of names nor every character
 			for _, p := range properties {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
@@ -185,13 +186,13 @@ func (s *session) refuseConnect(code mqtt.Code) {
 // publishWill sends the will as telemetry of the client.
 func (s *session) publishWill() {
 	_, rest := classify(s.will.Topic, s.id)
-	var b bag
-	b.parse(rest)
-	b.properties = append(b.properties, message.Property{Name: "iothub-MessageType", Value: "Will"})
+	var b bag.Bag
+	b.Parse(rest, bag.FromDevice)
+	b.Properties = append(b.Properties, message.Property{Name: "iothub-MessageType", Value: "Will"})
 	if s.will.Retain {
-		b.properties = append(b.properties, message.Property{Name: "mqtt-retain", Value: "true"})
+		b.Properties = append(b.Properties, message.Property{Name: "mqtt-retain", Value: "true"})
 	}
-	m := message.Message{Body: s.will.Payload, System: b.system, Properties: b.properties}
+	m := message.Message{Body: s.will.Payload, System: b.System, Properties: b.Properties}
 	s.srv.cfg.Backend.Publish(s.who, []message.Message{m}, func(err error) {
 		if err != nil {
 			s.srv.cfg.Log.Warn("will of MQTT client not published", append(s.names(), "err", err)...)

@@ -210,7 +210,7 @@ func TestTwinReport(t *testing.T) {
 			t.Fatalf("%s %s: %v in %q", test.query, test.body, err, got.Payload)
 		}
 		if body.ErrorCode/1000 != test.status || test.code != 0 && body.ErrorCode != test.code ||
-			body.Message == "" || len(body.TimestampUTC) != len(timeFormat) || !strings.Contains(body.TrackingID, "-G:0-TimeStamp:") {
+			body.Message == "" || len(body.TimestampUTC) != len(message.TimeFormat) || !strings.Contains(body.TrackingID, "-G:0-TimeStamp:") {
 			t.Errorf("%s %s: answered %s", test.query, test.body, got.Payload)
 		}
 		r.awaitLog("WARN", "twin request refused", body.TrackingID)

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
@@ -12,6 +13,9 @@ import (
 // maxControl bounds the publishes at QoS 1 that are no deliveries and that the
 // client has not acknowledged: beyond, they go out at QoS 0.
 const maxControl = 256
+
+// maxKeptTopic is the largest buffer for topics that a connection keeps.
+const maxKeptTopic = 4 << 10
 
 // maxUnacknowledged keeps half of the packet ids free, so that finding one is quick.
 const maxUnacknowledged = 1 << 15
@@ -135,7 +139,7 @@ func (s *session) Deliver(f head.Flow, batch []head.Delivery) {
 	if exhausted { // what was not sent comes back when the connection ends
 		s.end(errNoIDs)
 	}
-	if cap(o.topic) > maxKeptText {
+	if cap(o.topic) > maxKeptTopic {
 		o.topic = nil
 	}
 	if len(rejected) > 0 {
@@ -163,10 +167,10 @@ func (s *session) appendTopic(dst []byte, f head.Flow, d *head.Delivery) []byte 
 		dst = append(dst, "inputs/"...)
 		dst = append(dst, d.Message.System.Input...)
 		dst = append(dst, '/')
-		return appendInputBag(dst, s.id, d.Message)
+		return bag.AppendInput(dst, s.id, d.Message)
 	}
 	dst = append(dst, "messages/devicebound/"...)
-	return appendToDeviceBag(dst, s.id, d.Message)
+	return bag.AppendToDevice(dst, s.id, d.Message)
 }
 
 // appendOwn adds devices/{d}/ or devices/{d}/modules/{m}/; ids stand raw.

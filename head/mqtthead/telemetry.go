@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"sync"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
@@ -19,22 +20,19 @@ const (
 // maxCachedTopic is the longest topic whose parsed form a connection keeps.
 const maxCachedTopic = 1 << 10
 
-// maxKeptText is the largest buffer for decoded text that a pooled bag keeps.
-const maxKeptText = 4 << 10
-
 // cachedTopic is the telemetry topic a connection repeats, with what it means.
 type cachedTopic struct {
 	topic string
-	bag   bag
+	bag   bag.Bag
 }
 
 // batch is telemetry on its way to the backend. Its messages point into the read
 // buffer and into its bags.
 type batch struct {
 	messages []message.Message
-	ids      []uint16 // of those at QoS 1
-	bags     []bag    // for topics that are not cached
-	used     int      // bags in use
+	ids      []uint16  // of those at QoS 1
+	bags     []bag.Bag // for topics that are not cached
+	used     int       // bags in use
 	bytes    int
 	most     int // messages that may be in it
 }
@@ -52,15 +50,14 @@ func (b *batch) release() {
 }
 
 // nextBag is a bag to parse into, good until release.
-func (b *batch) nextBag() *bag {
+func (b *batch) nextBag() *bag.Bag {
 	if b.used == len(b.bags) {
 		// Bags in use are pointed to by value only, so growing moves nothing.
-		b.bags = append(b.bags, bag{})
+		b.bags = append(b.bags, bag.Bag{})
 	}
 	g := &b.bags[b.used]
-	if b.used++; cap(g.text) > maxKeptText || cap(g.properties) > 4*manyProperties {
-		*g = bag{}
-	}
+	b.used++
+	g.Trim()
 	return g
 }
 
@@ -83,7 +80,7 @@ func (s *session) published(f mqtt.Frame) error {
 			s.pending = batches.Get().(*batch)
 		}
 		g := s.pending.nextBag()
-		g.parse(rest)
+		g.Parse(rest, bag.FromDevice)
 		return s.telemetry(&p, g)
 	case foreign:
 		return violated("publish to %.200q is not allowed", p.Topic)
@@ -100,7 +97,7 @@ func (s *session) published(f mqtt.Frame) error {
 }
 
 // telemetry adds a message to the batch and sends the batch off when it is full.
-func (s *session) telemetry(p *mqtt.Publish, g *bag) error {
+func (s *session) telemetry(p *mqtt.Publish, g *bag.Bag) error {
 	b := s.pending
 	if b == nil {
 		b = batches.Get().(*batch)
@@ -112,7 +109,7 @@ func (s *session) telemetry(p *mqtt.Publish, g *bag) error {
 		}
 		b.most = min(b.most, batchMessages)
 	}
-	m := message.Message{Body: p.Payload, System: g.system, Properties: g.properties}
+	m := message.Message{Body: p.Payload, System: g.System, Properties: g.Properties}
 	if p.Retain || p.Dup {
 		m.Properties = withFlags(m.Properties, p)
 	}
@@ -160,7 +157,7 @@ func (s *session) remember(topic string) {
 	}
 	kept := &cachedTopic{topic: string([]byte(topic))}
 	_, rest := classify(kept.topic, s.id)
-	kept.bag.parse(rest)
+	kept.bag.Parse(rest, bag.FromDevice)
 	s.topic = kept
 }
 

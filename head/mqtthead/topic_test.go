@@ -3,6 +3,7 @@ package mqtthead
 import (
 	"testing"
 
+	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/ident"
 )
 
@@ -119,8 +120,8 @@ func FuzzTopic(f *testing.F) {
 		for _, id := range []ident.ID{dev, mod} {
 			kind, rest := classify(topic, id)
 			if kind == telemetry {
-				var b bag
-				b.parse(rest)
+				var b bag.Bag
+				b.Parse(rest, bag.FromDevice)
 			}
 			if kind == methodAnswer {
 				parseAnswer(rest)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
@@ -171,7 +172,7 @@ func (s *session) answerFault(r *request, err error) {
 		ErrorCode:    int(code),
 		TrackingID:   trackingID(now),
 		Message:      fault.TextOf(err),
-		TimestampUTC: now.Format(timeFormat),
+		TimestampUTC: now.Format(message.TimeFormat),
 	}
 	if s.ctx.Err() != nil {
 		return // the connection is over and so is the request

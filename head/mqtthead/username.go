@@ -5,6 +5,7 @@ import (
 
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
+	"github.com/selvedge-io/selvedge/model/percent"
 )
 
 // frozenUser ends the user name of one old .NET release, which edgeHub froze into
@@ -57,7 +58,7 @@ func splitUserName(user string) (path, params string, ok bool) {
 func readParams(params string, c *ident.Claim) {
 	seen := func(field *string, value string) {
 		if *field == "" {
-			*field = unescape(value)
+			*field = percent.Unescape(value)
 		}
 	}
 	for pair := range strings.SplitSeq(params, "&") {
@@ -73,41 +74,4 @@ func readParams(params string, c *ident.Claim) {
 			seen(&c.AuthChain, value)
 		}
 	}
-}
-
-// unescape undoes percent-encoding. A plus sign stands for itself and a percent
-// sign that starts no escape too, since some SDKs do not encode at all.
-func unescape(s string) string {
-	if strings.IndexByte(s, '%') < 0 {
-		return s
-	}
-	return string(appendUnescaped(nil, s))
-}
-
-func appendUnescaped(dst []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
-			hi, ok1 := unhex(s[i+1])
-			lo, ok2 := unhex(s[i+2])
-			if ok1 && ok2 {
-				dst = append(dst, hi<<4|lo)
-				i += 2
-				continue
-			}
-		}
-		dst = append(dst, s[i])
-	}
-	return dst
-}
-
-func unhex(c byte) (byte, bool) {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0', true
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10, true
-	case c >= 'A' && c <= 'F':
-		return c - 'A' + 10, true
-	}
-	return 0, false
 }

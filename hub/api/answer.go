@@ -11,19 +11,17 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/model/message"
 )
 
-// Forms of time on the wire (service-protocol 3.2).
-const (
-	timeForm = "2006-01-02T15:04:05.0000000Z"
-	never    = "0001-01-01T00:00:00Z"
-)
+// never is how a time that never came is written (service-protocol 3.2).
+const never = "0001-01-01T00:00:00Z"
 
 func wireTime(t time.Time) string {
 	if t.IsZero() {
 		return never
 	}
-	return t.UTC().Format(timeForm)
+	return t.UTC().Format(message.TimeFormat)
 }
 
 // answer writes v as JSON; etag, when not empty, becomes the quoted ETag header.
@@ -115,7 +113,7 @@ func (a *api) refuse(c *call, rt *route, err error) {
 			Message   string `json:"message"`
 			Info      any    `json:"info"`
 			At        string `json:"timestampUtc"`
-		}{int(code), tracking, text, struct{}{}, now.Format(timeForm)}
+		}{int(code), tracking, text, struct{}{}, now.Format(message.TimeFormat)}
 		if w, ok := err.(waited); ok {
 			inner.Info = map[string]string{"timeout": clock(w.timeout)}
 		}

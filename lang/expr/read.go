@@ -32,7 +32,7 @@ func system(m *message.Message, name string) string {
 		if s.Enqueued.IsZero() {
 			return ""
 		}
-		return s.Enqueued.UTC().Format("2006-01-02T15:04:05.0000000Z")
+		return s.Enqueued.UTC().Format(message.TimeFormat)
 	case "to":
 		return s.To
 	case "correlationid", "cid":

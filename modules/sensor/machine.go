@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/selvedge-io/selvedge/model/message"
 )
 
 // measurement is the body of a message; the timestamp has .NET's round-trip form.
@@ -50,6 +52,6 @@ func (m *machine) measure(now time.Time) measurement {
 	r.Machine.Pressure = m.pressureMin + (m.temperature-m.tempMin)*(m.pressureMax-m.pressureMin)/(m.tempMax-m.tempMin)
 	r.Ambient.Temperature = m.ambient + rand.Float64() - 0.5
 	r.Ambient.Humidity = 24 + rand.IntN(3)
-	r.TimeCreated = now.UTC().Format("2006-01-02T15:04:05.0000000Z")
+	r.TimeCreated = now.UTC().Format(message.TimeFormat)
 	return r
 }

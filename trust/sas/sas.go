@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/selvedge-io/selvedge/model/percent"
 )
 
 // MaxToken is the longest token that Parse reads, in bytes. The longest that a
@@ -34,7 +36,7 @@ type Token struct {
 }
 
 // Audience is the resource with its percent-encoding undone once.
-func (t *Token) Audience() string { return Unescape(t.Resource) }
+func (t *Token) Audience() string { return percent.Unescape(t.Resource) }
 
 // Verify says whether key signed the token. It takes the same time for every key of
 // one length. The signature covers the resource and the expiry as they were sent,
@@ -58,11 +60,11 @@ func sign(key []byte, resource, expiry string) (sum [sha256.Size]byte) {
 // expiry, to the second. The key is the decoded one. With a key of a shared access
 // policy, policy is its name; with an identity's own key it is empty.
 func Sign(resource string, key []byte, expiry time.Time, policy string) string {
-	sr, se := escape(resource), strconv.FormatInt(expiry.Unix(), 10)
+	sr, se := percent.Escape(resource), strconv.FormatInt(expiry.Unix(), 10)
 	sum := sign(key, sr, se)
-	text := scheme + " sr=" + sr + "&sig=" + escape(base64.StdEncoding.EncodeToString(sum[:])) + "&se=" + se
+	text := scheme + " sr=" + sr + "&sig=" + percent.Escape(base64.StdEncoding.EncodeToString(sum[:])) + "&se=" + se
 	if policy != "" {
-		text += "&skn=" + escape(policy)
+		text += "&skn=" + percent.Escape(policy)
 	}
 	return text
 }
@@ -142,7 +144,7 @@ func (t *Token) set(name, value string, seen *[4]bool) (err error) {
 			t.Expiry, err = parseExpiry(value)
 			return err
 		case "skn":
-			t.Policy = Unescape(value)
+			t.Policy = percent.Unescape(value)
 		}
 	}
 	return nil
@@ -152,7 +154,7 @@ func (t *Token) setSignature(value string) error {
 	// 43 digits and padding, each at most escaped, and a line break that encoders
 	// for mail put at the end.
 	var room, plain [48]byte
-	text := appendUnescaped(room[:0], value)
+	text := percent.AppendUnescaped(room[:0], value)
 	for len(text) > 0 && strings.IndexByte("=\r\n", text[len(text)-1]) >= 0 {
 		text = text[:len(text)-1]
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/selvedge-io/selvedge/model/percent"
 )
 
 func key(t testing.TB, text string) []byte {
@@ -146,7 +148,7 @@ func TestBadTokens(t *testing.T) {
 
 func TestLongestTokenFits(t *testing.T) {
 	id := strings.Repeat("%", 128)
-	text := Sign(escape(escape(strings.Repeat("h", 253)+"/devices/"+id+"/modules/"+id)), []byte("k"), time.Unix(1900000000, 0), strings.Repeat("p", 64))
+	text := Sign(percent.Escape(percent.Escape(strings.Repeat("h", 253)+"/devices/"+id+"/modules/"+id)), []byte("k"), time.Unix(1900000000, 0), strings.Repeat("p", 64))
 	if token, err := Parse(text); err != nil || !token.Verify([]byte("k")) {
 		t.Errorf("a token of %d bytes: %v", len(text), err)
 	}

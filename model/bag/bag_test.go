@@ -1,4 +1,4 @@
-package mqtthead
+package bag
 
 import (
 	"fmt"
@@ -7,7 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
+)
+
+var (
+	dev = ident.ID{Device: "dev"}
+	mod = ident.ID{Device: "dev", Module: "mod"}
 )
 
 func props(pairs ...string) (out []message.Property) {
@@ -17,7 +23,7 @@ func props(pairs ...string) (out []message.Property) {
 	return out
 }
 
-func TestParseBag(t *testing.T) {
+func TestParse(t *testing.T) {
 	expiry := time.Date(2026, 11, 24, 10, 0, 0, 500_000_000, time.UTC)
 	for _, test := range []struct {
 		name, in string
@@ -47,20 +53,20 @@ func TestParseBag(t *testing.T) {
 		{name: "case matters", in: "A=1&a=2", props: props("A", "1", "a", "2")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var b bag
-			b.parse("x=leftover&y=%20") // what was there must not show
-			b.parse(test.in)
-			if !reflect.DeepEqual(b.system, test.system) {
-				t.Errorf("system %+v, want %+v", b.system, test.system)
+			var b Bag
+			b.Parse("x=leftover&y=%20", FromDevice) // what was there must not show
+			b.Parse(test.in, FromDevice)
+			if !reflect.DeepEqual(b.System, test.system) {
+				t.Errorf("system %+v, want %+v", b.System, test.system)
 			}
-			if fmt.Sprint(b.properties) != fmt.Sprint(test.props) {
-				t.Errorf("properties %q, want %q", b.properties, test.props)
+			if fmt.Sprint(b.Properties) != fmt.Sprint(test.props) {
+				t.Errorf("properties %q, want %q", b.Properties, test.props)
 			}
 		})
 	}
 }
 
-func TestAppendBags(t *testing.T) {
+func TestAppend(t *testing.T) {
 	when := time.Date(2026, 11, 24, 10, 0, 0, 500, time.UTC)
 	full := message.Message{System: message.System{
 		MessageID: "m 1", CorrelationID: "c", UserID: "u", To: "/devices/dev/messages/deviceBound", ContentType: "a/b", ContentEncoding: "utf-8",
@@ -72,14 +78,14 @@ func TestAppendBags(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"full C2D", appendToDeviceBag(nil, dev, &full), "%24.mid=m%201&%24.exp=2026-11-24T10%3A00%3A00.0000005Z&%24.to=%2Fdevices%2Fdev%2Fmessages%2FdeviceBound" +
+		{"full C2D", AppendToDevice(nil, dev, &full), "%24.mid=m%201&%24.exp=2026-11-24T10%3A00%3A00.0000005Z&%24.to=%2Fdevices%2Fdev%2Fmessages%2FdeviceBound" +
 			"&%24.cid=c&%24.uid=u&%24.ct=a%2Fb&%24.ce=utf-8&%24.ctime=2026-11-24T10%3A00%3A00.0000000Z&iothub-ack=full&iothub-operation=op&a%20b=1%2B1%3D2%2F3&none="},
-		{"bare C2D", appendToDeviceBag(nil, dev, &message.Message{}), "%24.to=%2Fdevices%2Fdev%2Fmessages%2Fdevicebound"},
-		{"bad values", appendToDeviceBag(nil, dev, &message.Message{System: message.System{Ack: "maybe", CreationTime: "noon"}}),
+		{"bare C2D", AppendToDevice(nil, dev, &message.Message{}), "%24.to=%2Fdevices%2Fdev%2Fmessages%2Fdevicebound"},
+		{"bad values", AppendToDevice(nil, dev, &message.Message{System: message.System{Ack: "maybe", CreationTime: "noon"}}),
 			"%24.to=%2Fdevices%2Fdev%2Fmessages%2Fdevicebound"},
-		{"full input", appendInputBag(nil, mod, &full), "%24.mid=m%201&%24.cid=c&%24.uid=u&%24.ct=a%2Fb&%24.ce=utf-8&%24.ctime=2026-11-24T10%3A00%3A00.0000000Z" +
+		{"full input", AppendInput(nil, mod, &full), "%24.mid=m%201&%24.cid=c&%24.uid=u&%24.ct=a%2Fb&%24.ce=utf-8&%24.ctime=2026-11-24T10%3A00%3A00.0000000Z" +
 			"&%24.schema=s&%24.ifid=i&%24.sub=comp&%24.cdid=d%2B1&%24.cmid=m1&iothub-operation=op&a%20b=1%2B1%3D2%2F3&none="},
-		{"bare input", appendInputBag(nil, mod, &message.Message{}), "%24.cdid=dev"},
+		{"bare input", AppendInput(nil, mod, &message.Message{}), "%24.cdid=dev"},
 	} {
 		if string(test.got) != test.want {
 			t.Errorf("%s:\n got %s\nwant %s", test.name, test.got, test.want)
@@ -87,17 +93,47 @@ func TestAppendBags(t *testing.T) {
 	}
 }
 
-// TestBagTorture sends every legal name and value there and back.
-func TestBagTorture(t *testing.T) {
+// TestTorture sends every legal name and value there and back.
+func TestTorture(t *testing.T) {
 	const legal = "ABCXYZabcxyz0189!#$%&'*+-^_`|~"
 	m := message.Message{}
 	for i := range 100 {
 		m.Properties = append(m.Properties, message.Property{Name: fmt.Sprintf("%s%d", legal, i), Value: legal + "()<>@,;:\\\"[]?={} \t/\u00fc\u4e16" + strings.Repeat("%41", i%3)})
 	}
-	var b bag
-	b.parse(string(appendToDeviceBag(nil, dev, &m)))
-	if !reflect.DeepEqual(b.properties, m.Properties) {
-		t.Errorf("properties changed:\n got %q\nwant %q", b.properties, m.Properties)
+	var b Bag
+	b.Parse(string(AppendToDevice(nil, dev, &m)), FromDevice)
+	if !reflect.DeepEqual(b.Properties, m.Properties) {
+		t.Errorf("properties changed:\n got %q\nwant %q", b.Properties, m.Properties)
+	}
+}
+
+func TestParseFromServer(t *testing.T) {
+	var b Bag
+	b.Parse("%24.cdid=d%2B1&%24.cmid=m&a=b", FromServer)
+	if b.System.ConnectionDevice != "d+1" || b.System.ConnectionModule != "m" || len(b.Properties) != 1 {
+		t.Errorf("%+v %q", b.System, b.Properties)
+	}
+}
+
+func TestTelemetry(t *testing.T) {
+	m := message.Message{System: message.System{MessageID: "1", To: "/t", CreationTime: "2026-11-24T11:00:00+01:00", Output: "out", InterfaceID: "i"},
+		Properties: props("a/b", "c&d")}
+	const want = "%24.mid=1&%24.to=%2Ft&%24.ctime=2026-11-24T10%3A00%3A00.0000000Z&%24.on=out&%24.ifid=i&a%2Fb=c%26d"
+	if got := string(AppendTelemetry(nil, &m)); got != want {
+		t.Errorf(" got %s\nwant %s", got, want)
+	}
+}
+
+func TestTrim(t *testing.T) {
+	var b Bag
+	b.Parse("a=%20", FromDevice)
+	kept := &b.text[0]
+	if b.Trim(); &b.text[:1][0] != kept {
+		t.Error("a small bag gave its memory up")
+	}
+	b.Parse("a="+strings.Repeat("%20", maxKeptText), FromDevice)
+	if b.Trim(); b.text != nil {
+		t.Error("a large bag kept its memory")
 	}
 }
 
@@ -106,27 +142,48 @@ func FuzzBag(f *testing.F) {
 	f.Add("?=&&a&a=%&%4=1")
 	f.Add(strings.Repeat("a&b=1&%63=%64&", 20))
 	f.Fuzz(func(t *testing.T, in string) {
-		var b, again bag
-		b.parse(in)
+		var b, again Bag
+		b.Parse(in, FromDevice)
 		seen := map[string]bool{}
-		for _, p := range b.properties {
+		for _, p := range b.Properties {
 			if p.Name == "" || seen[p.Name] {
 				t.Fatalf("name %q is empty or there twice", p.Name)
 			}
 			seen[p.Name] = true
 		}
-		m := message.Message{System: b.system, Properties: b.properties}
-		again.parse(string(appendToDeviceBag(nil, dev, &m)))
-		if !reflect.DeepEqual(again.properties, b.properties) && len(b.properties)+len(again.properties) > 0 {
-			t.Fatalf("%q became %q", b.properties, again.properties)
+		m := message.Message{System: b.System, Properties: b.Properties}
+		again.Parse(string(AppendToDevice(nil, dev, &m)), FromDevice)
+		if !reflect.DeepEqual(again.Properties, b.Properties) && len(b.Properties)+len(again.Properties) > 0 {
+			t.Fatalf("%q became %q", b.Properties, again.Properties)
 		}
 	})
 }
 
-func BenchmarkParseBag(b *testing.B) {
+// FuzzTelemetry checks that every message survives the way into a topic and back.
+func FuzzTelemetry(f *testing.F) {
+	f.Add("m-1", "application/json", "a b", "c=d&e")
+	f.Add("%24.mid", "+", "$.mid", "/\x00\xff")
+	f.Fuzz(func(t *testing.T, id, contentType, name, value string) {
+		in := message.Message{System: message.System{MessageID: id, ContentType: contentType}, Properties: props(name, value)}
+		if new(Bag).setSystem(name, value, FromServer) || name == "" {
+			in.Properties = nil
+		}
+		text := string(AppendTelemetry(nil, &in))
+		if strings.ContainsAny(text, "/+#\x00") {
+			t.Errorf("bag %q holds what is no bag's", text)
+		}
+		var out Bag
+		out.Parse(text, FromServer)
+		if fmt.Sprintf("%+v", in.System) != fmt.Sprintf("%+v", out.System) || fmt.Sprintf("%q", in.Properties) != fmt.Sprintf("%q", out.Properties) {
+			t.Errorf("%+v became %+v by way of %s", in, out, text)
+		}
+	})
+}
+
+func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
-	var g bag
+	var g Bag
 	for b.Loop() {
-		g.parse("%24.mid=0b5a1f&%24.ct=application%2Fjson&%24.ce=utf-8&temperatureAlert=true&site=east")
+		g.Parse("%24.mid=0b5a1f&%24.ct=application%2Fjson&%24.ce=utf-8&temperatureAlert=true&site=east", FromDevice)
 	}
 }
