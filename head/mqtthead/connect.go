@@ -2,7 +2,6 @@ package mqtthead
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/head/door"
 	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
@@ -28,7 +28,7 @@ func (s *session) connect() error {
 	if s.cause() != nil {
 		return s.cause()
 	}
-	certificates, err := s.handshake()
+	certificates, err := door.Certificates(s.nc)
 	if err != nil {
 		return s.connectError("TLS handshake", err)
 	}
@@ -72,22 +72,6 @@ func (s *session) connectError(doing string, err error) error {
 		return violated("no CONNECT arrived within %v", s.srv.cfg.ConnectTimeout)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// handshake completes TLS, if there is any, and gives the peer's certificates.
-func (s *session) handshake() ([]*x509.Certificate, error) {
-	switch c := s.nc.(type) {
-	case *tls.Conn:
-		// Not HandshakeContext, which keeps a goroutine for the context: end
-		// moves the deadline.
-		if err := c.Handshake(); err != nil {
-			return nil, err
-		}
-		return c.ConnectionState().PeerCertificates, nil
-	case certified:
-		return c.PeerCertificates(), nil
-	}
-	return nil, nil
 }
 
 // admit authenticates the client, takes over from an older connection, and brings

@@ -290,22 +290,6 @@ func TestMaxConnections(t *testing.T) {
 	first.wantClosed()
 }
 
-func TestRefusalsAreLimited(t *testing.T) {
-	var rs refusals
-	now := time.Now()
-	for i := range 2 * refusalLines {
-		if ok, _ := rs.allow("192.0.2.1:999", now); ok != (i < refusalLines) {
-			t.Fatalf("line %d allowed: %v", i, ok)
-		}
-	}
-	if ok, _ := rs.allow("192.0.2.2:1", now); !ok {
-		t.Error("one peer's lines kept another's back")
-	}
-	if ok, n := rs.allow("192.0.2.1:1", now.Add(refusalPeriod)); !ok || n != refusalLines {
-		t.Errorf("next period: %v with %d suppressed, want true with %d", ok, n, refusalLines)
-	}
-}
-
 // certificate makes a self-signed one.
 func certificate(t *testing.T, name string) tls.Certificate {
 	t.Helper()

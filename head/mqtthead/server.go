@@ -11,16 +11,14 @@ package mqtthead
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/head/door"
 )
 
 // Config is what a Server works with. Backend is required, all else has defaults.
@@ -70,7 +68,7 @@ type Server struct {
 	cfg      Config
 	sessions head.Sessions // nil when the backend keeps none
 	open     atomic.Int64
-	refusals refusals
+	refusals door.Refusals
 }
 
 // New makes a Server.
@@ -89,35 +87,7 @@ func (s *Server) Connections() int { return int(s.open.Load()) }
 // Serve accepts TLS or plain connections from l and serves them until ctx ends or l
 // fails. It closes l and returns when the last connection is gone.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
-	var wait time.Duration
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !isTemporary(err) {
-				return fmt.Errorf("accept MQTT connection: %w", err)
-			}
-			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-			s.cfg.Log.Warn("cannot accept MQTT connections", "err", err)
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return nil
-			}
-			continue
-		}
-		wait = 0
-		serving.Go(func() { s.ServeConn(ctx, c) })
-	}
+	return door.Serve(ctx, l, "MQTT", s.cfg.Log, s.ServeConn)
 }
 
 // ServeConn serves one connection until it ends or ctx does, and closes it. A
@@ -136,53 +106,8 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	c.run()
 }
 
-// certified is a connection that brings the client certificates of its transport.
-type certified interface {
-	PeerCertificates() []*x509.Certificate
-}
-
 // refuse writes a line about a peer that was turned away, unless that peer has
 // caused too many lines lately.
 func (s *Server) refuse(remote, msg string, args ...any) {
-	ok, suppressed := s.refusals.allow(remote, time.Now())
-	if !ok {
-		return
-	}
-	if suppressed > 0 {
-		args = append(args, "suppressed", suppressed)
-	}
-	s.cfg.Log.Warn(msg, append(args, "remote", remote)...)
-}
-
-// Bounds of the refusals written for one remote host.
-const (
-	refusalPeriod = 10 * time.Second
-	refusalLines  = 20
-	refusalHosts  = 4096
-)
-
-// refusals counts log lines by remote host, so that one peer cannot flood the log.
-type refusals struct {
-	mu    sync.Mutex
-	start time.Time
-	lines map[string]int
-}
-
-// allow says whether remote may have another line now, and how many lines were
-// held back in the period before.
-func (r *refusals) allow(remote string, now time.Time) (ok bool, suppressed int) {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.lines == nil || now.Sub(r.start) >= refusalPeriod || len(r.lines) >= refusalHosts {
-		for _, n := range r.lines {
-			suppressed += max(0, n-refusalLines)
-		}
-		r.start, r.lines = now, map[string]int{}
-	}
-	r.lines[host]++
-	return r.lines[host] <= refusalLines, suppressed
+	s.refusals.Warn(s.cfg.Log, remote, msg, args...)
 }

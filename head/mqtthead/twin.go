@@ -2,16 +2,12 @@ package mqtthead
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"sync"
-	"time"
 
+	"github.com/selvedge-io/selvedge/head/problem"
 	"github.com/selvedge-io/selvedge/model/fault"
-	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
@@ -155,42 +151,14 @@ func answerTopic(status int, rid string, version int64) []byte {
 	return b
 }
 
-// problem is the body of an error answer. Node looks at errorCode alone, so there
-// is always one.
-type problem struct {
-	ErrorCode    int    `json:"errorCode"`
-	TrackingID   string `json:"trackingId"`
-	Message      string `json:"message"`
-	TimestampUTC string `json:"timestampUtc"`
-}
-
 // answerFault publishes an error and writes it to the log under its tracking id.
 func (s *session) answerFault(r *request, err error) {
-	now := time.Now().UTC()
-	code := fault.CodeOf(err)
-	p := problem{
-		ErrorCode:    int(code),
-		TrackingID:   trackingID(now),
-		Message:      fault.TextOf(err),
-		TimestampUTC: now.Format(message.TimeFormat),
-	}
 	if s.ctx.Err() != nil {
 		return // the connection is over and so is the request
 	}
-	s.srv.refuse(s.nc.RemoteAddr().String(), "twin request refused", append(s.names(), "tracking", p.TrackingID, "err", err)...)
-	if !r.query.hasRID {
-		return
+	body, tracking := problem.JSON(err)
+	s.srv.refuse(s.nc.RemoteAddr().String(), "twin request refused", append(s.names(), "tracking", tracking, "err", err)...)
+	if r.query.hasRID {
+		s.push(grantTwin, answerTopic(fault.CodeOf(err).Status(), r.query.rid, 0), body)
 	}
-	body, err := json.Marshal(p)
-	if err != nil {
-		body = []byte(`{"errorCode":500001}`)
-	}
-	s.push(grantTwin, answerTopic(code.Status(), r.query.rid, 0), body)
-}
-
-// trackingID is made as the Hub's are (device-protocol 5.13.3).
-func trackingID(now time.Time) string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:]) + "-G:0-TimeStamp:" + now.Format("01/02/2006 15:04:05")
 }

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package mqtthead
+package door
 
 // isTemporary says whether accepting may work again later.
 func isTemporary(error) bool { return false }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package mqtthead
+package door
 
 import (
 	"errors"
