@@ -133,6 +133,7 @@ func (p *transfer) decode(f *fields) {
 	p.handle = f.uintOr(0)
 	p.id, p.hasID = f.uint()
 	p.tag = f.binary()
+	p.hasTag = p.tag != nil
 	p.format = f.uintOr(0)
 	p.settled = f.bool()
 	p.more = f.bool()
