@@ -98,7 +98,10 @@ const (
 // sendToDevice queues a cloud-to-device message.
 func (a *api) sendToDevice(c *call) error {
 	h := c.r.Header
-	to, err := a.recipient(c, h.Get("iothub-to"))
+	to, err := message.Recipient(h.Get("iothub-to"), func(id ident.ID) error {
+		_, err := a.Registry.Get(c.r.Context(), id)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -106,7 +109,7 @@ func (a *api) sendToDevice(c *call) error {
 	m := message.Message{Body: c.body, System: message.System{MessageID: h.Get("iothub-messageid"),
 		CorrelationID: h.Get("iothub-correlationid"), UserID: h.Get("iothub-userid"), ContentType: h.Get("iothub-contenttype"),
 		ContentEncoding: h.Get("iothub-contentencoding"), To: "/devices/" + to.Device + "/messages/devicebound"}}
-	if m.System.Ack, err = ack(h.Get("iothub-ack")); err != nil {
+	if m.System.Ack, err = message.ReadAck(h.Get("iothub-ack")); err != nil {
 		return err
 	}
 	if m.System.Expiry, err = a.expiry(h.Get("iothub-expiry")); err != nil {
@@ -123,35 +126,6 @@ func (a *api) sendToDevice(c *call) error {
 	}
 	a.audit(c, "send message", "id", m.System.MessageID)
 	return c.done()
-}
-
-// recipient reads /devices/ID/messages/devicebound. Clients disagree on whether the
-// id is percent-encoded: if the raw one names a device it is that.
-func (a *api) recipient(c *call, to string) (ident.ID, error) {
-	parts := strings.Split(strings.Trim(to, "/"), "/")
-	if len(parts) != 4 || !strings.EqualFold(parts[0], "devices") || !strings.EqualFold(parts[2], "messages") ||
-		!strings.EqualFold(parts[3], "devicebound") {
-		return ident.ID{}, fault.New(fault.ArgumentInvalid, "the header iothub-to must be /devices/ID/messages/devicebound; messages go to devices only")
-	}
-	raw := ident.ID{Device: parts[1]}
-	_, err := a.Registry.Get(c.r.Context(), raw)
-	if !fault.Is(err, fault.DeviceNotFound) && !fault.Is(err, fault.ArgumentInvalid) {
-		return raw, err
-	}
-	decoded, uerr := url.PathUnescape(parts[1])
-	if uerr != nil || decoded == raw.Device {
-		return raw, err
-	}
-	_, err = a.Registry.Get(c.r.Context(), ident.ID{Device: decoded})
-	return ident.ID{Device: decoded}, err
-}
-
-func ack(s string) (string, error) {
-	s = strings.ToLower(s)
-	if s == "" || slices.Contains([]string{"none", "positive", "negative", "full"}, s) {
-		return s, nil
-	}
-	return "", fault.New(fault.ArgumentInvalid, "iothub-ack %q is none of none, positive, negative, full", s)
 }
 
 func (a *api) expiry(s string) (time.Time, error) {
