@@ -30,6 +30,7 @@ type Conn struct {
 	armed       time.Time     // the read deadline set last; for the reader alone
 	every       time.Duration // between heartbeats
 	asked       bool          // Handler.Open was called
+	client      bool
 
 	mu        sync.Mutex
 	out       output
@@ -86,6 +87,7 @@ func Serve(ctx context.Context, nc net.Conn, cfg Config) error {
 // closed. ctx bounds only the opening.
 func Connect(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
 	c := newConn(nc, cfg)
+	c.client = true
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	c.armHandshake()
 	err := c.greet()

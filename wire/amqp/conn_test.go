@@ -239,7 +239,6 @@ func TestSlowReader(t *testing.T) {
 		}
 	}
 	p, _ := dialRaw(t, Config{Handler: h, MaxBuffered: 20 << 10})
-	p.nc.(*net.TCPConn).SetReadBuffer(4096)
 	p.begin(0, 1<<32-1)
 	p.send(0, &attach{name: "r", role: RoleReceiver, sndMode: SendSettled, source: &Source{}, target: &Target{}})
 	p.send(0, &flow{incomingWindow: 1<<32 - 1, hasHandle: true, hasCredit: true, credit: 1<<32 - 1})

@@ -11,7 +11,7 @@ const (
 	// the size of what piled up.
 	writeChunk = 256 << 10
 	// keepBuffer is the largest buffer given back to the pool.
-	keepBuffer = 128 << 10
+	keepBuffer = 512 << 10
 	// firstBuffer is the capacity of a new buffer.
 	firstBuffer = 4 << 10
 	// corkLimit is how much may wait while the reader works through what it has.

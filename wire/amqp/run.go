@@ -194,7 +194,7 @@ func (c *Conn) finish(err error) error {
 		c.nc.Close() // no use in writing what is left
 	}
 	c.closeOutput()
-	if !c.closeSeen && (violated || errors.Is(err, ErrAuthentication)) {
+	if !c.closeSeen && (violated || errors.Is(err, ErrAuthentication) && !c.client) {
 		// Unread input would make the system reset the connection, and the peer
 		// might never see why.
 		if c.nc.SetReadDeadline(time.Now().Add(c.cfg.CloseTimeout)) == nil {
