@@ -73,7 +73,7 @@ func TestDevice(t *testing.T) {
 	certificate := selfSigned(t)
 	for _, transport := range []string{"mqtt", "mqtt-ws"} {
 		for _, auth := range []string{"sas", "x509"} {
-			for _, name := range []string{"connect", "telemetry", "c2d", "twin", "method", "takeover", "service"} {
+			for _, name := range []string{"connect", "telemetry", "c2d", "twin", "method", "takeover", "names", "service"} {
 				if auth == "x509" && name != "connect" && name != "telemetry" && name != "c2d" {
 					continue // the rest is the same once connected
 				}
