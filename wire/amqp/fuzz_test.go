@@ -162,6 +162,74 @@ func FuzzServer(f *testing.F) {
 	})
 }
 
+// FuzzServerFrames feeds a server whose connection is open already with well-formed
+// frames of bodies that are not: one byte of channel, two of length, the body.
+func FuzzServerFrames(f *testing.F) {
+	var seed []byte
+	rest := conversation(false)[headerSize:]
+	for len(rest) > 0 {
+		fr, size, _, err := split(rest, 1<<16)
+		if err != nil {
+			f.Fatal(err)
+		}
+		rest = rest[size:]
+		seed = append(seed, byte(fr.channel), byte(len(fr.body)>>8), byte(len(fr.body)))
+		seed = append(seed, fr.body...)
+	}
+	f.Add(seed[3+int(seed[2]):]) // without open
+	f.Fuzz(func(t *testing.T, in []byte) {
+		w := wire{b: append([]byte(nil), headerAMQP[:]...)}
+		w.add(0, &Open{MaxFrameSize: 512, ChannelMax: 3})
+		for len(in) > 3 {
+			channel, n := uint16(in[0]%5), min(int(in[1])<<8|int(in[2]), len(in)-3)
+			w.frame(frameAMQP, channel, nil, in[3:3+n]...)
+			in = in[3+n:]
+		}
+		told := map[any]bool{}
+		h := &testHandler{window: 5}
+		h.receiver.OnDelivered = func(r *Receiver, d Delivery) {
+			if told[r] {
+				t.Error("a delivery after Detached")
+			}
+			if d.ID%3 > 0 && !d.Settled {
+				r.Settle(d.ID, State{Outcome: Accepted})
+			}
+		}
+		h.receiver.OnDetached = func(r *Receiver, _ error) {
+			if told[r] {
+				t.Error("Detached twice")
+			}
+			told[r] = true
+		}
+		open := map[any]bool{}
+		h.sender.OnReady = func(s *Sender) {
+			for range 20 {
+				ref := new(int)
+				if _, err := s.Send(Sending{Payload: make([]byte, 700), Ref: ref}); err == nil && s.sndMode != SendSettled {
+					open[ref] = true
+				}
+			}
+		}
+		h.sender.OnDisposed = func(s *Sender, d Disposition) {
+			if !open[d.Ref] {
+				t.Error("an outcome without a delivery")
+			}
+			delete(open, d.Ref)
+		}
+		var conn *Conn
+		h.open = func(c *Conn, _ *Open) error { conn = c; return nil }
+		Serve(context.Background(), &script{in: w.b}, Config{
+			Handler: h, MaxMessageSize: 1 << 12, MaxPartial: 1 << 13, MaxLinks: 8, MaxSessions: 4, Window: 20, CloseTimeout: time.Second,
+		})
+		if len(open) > 0 {
+			t.Errorf("%d deliveries got no outcome", len(open))
+		}
+		if conn.links != 0 || conn.partial != 0 {
+			t.Errorf("%d links and %d bytes are left over", conn.links, conn.partial)
+		}
+	})
+}
+
 // script is a net.Conn that reads what was given and takes all writes.
 type script struct {
 	net.Conn

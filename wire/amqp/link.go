@@ -135,9 +135,9 @@ func (l *link) drop(reason error) ended {
 	if l.reason == nil {
 		l.reason = reason
 	}
-	out := ended{link: l, reason: l.reason}
+	out := ended{link: l, told: l.told, reason: l.reason}
 	if l.state == linkGone {
-		l.told = false
+		out.told = false
 		return out
 	}
 	l.state = linkGone

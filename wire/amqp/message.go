@@ -72,8 +72,8 @@ const (
 	descFooter              = 0x78
 )
 
-// Decode reads an encoded message over m. All binary values and data sections alias
-// b. Errors wrap ErrMalformed.
+// Decode reads an encoded message over m, whose Data it uses again. All binary values
+// and data sections alias b. Errors wrap ErrMalformed.
 func (m *Message) Decode(b []byte) error {
 	*m = Message{Data: m.Data[:0]}
 	d := decoder{b: b}

@@ -203,6 +203,7 @@ func (c *Conn) onEnd(channel uint16, err *Error) error {
 // ended is a link that is over, whose owner is to be told.
 type ended struct {
 	link   *link
+	told   bool // the owner has it
 	reason error
 	lost   []lost
 }
@@ -218,7 +219,7 @@ func (e *ended) tell() {
 			s.events.Disposed(s, Disposition{ID: d.id, Ref: d.ref, State: State{Outcome: Lost}, Settled: true})
 		}
 	}
-	if e.link.told {
+	if e.told {
 		e.link.detached(e.reason)
 	}
 }
