@@ -327,9 +327,10 @@ func TestRenew(t *testing.T) {
 	// The connection must outlive what is under way, and take nothing more.
 	refused := make(chan error, 1)
 	for len(refused) == 0 {
-		c.out.mu.Lock()
-		retiring := c.out.refused != nil
-		c.out.mu.Unlock()
+		out := &c.via.(*mqttConn).out
+		out.mu.Lock()
+		retiring := out.refused != nil
+		out.mu.Unlock()
 		if retiring {
 			c.Publish(texts("b"), func(err error) { refused <- err })
 			break

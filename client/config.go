@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -29,10 +31,11 @@ func SharedKey(key []byte, policy string) Credentials {
 // Config says who connects where. Host, ID, and Credentials or Certificates are
 // required, all else has defaults.
 type Config struct {
-	Host    string   // name of the hub, as in tokens and user names
-	Gateway string   // name to dial and to verify when it is not Host
-	Address string   // host:port to dial when it is not port 8883 of Gateway
-	ID      ident.ID // who connects
+	Protocol Protocol // MQTT when zero
+	Host     string   // name of the hub, as in tokens and user names
+	Gateway  string   // name to dial and to verify when it is not Host
+	Address  string   // host:port to dial when it is not the Protocol's port of Gateway
+	ID       ident.ID // who connects
 
 	Credentials  Credentials       // makes tokens; nil with client certificates
 	Certificates []tls.Certificate // client certificates
@@ -44,14 +47,16 @@ type Config struct {
 	// Plain leaves TLS out, for tests and benchmarks on one machine.
 	Plain bool
 
-	// TokenLife is how long tokens are good, 1 h when zero. The connection ends
-	// with ErrRenew after 80 to 95 % of it.
+	// TokenLife is how long tokens are good, 1 h when zero. After 80 to 95 % of it
+	// an MQTT connection ends with ErrRenew, an AMQP connection shows a new one.
 	TokenLife time.Duration
-	// KeepAlive is the longest silence; 60 s when zero, at least 1 s.
+	// KeepAlive is the longest silence; 60 s when zero, at least 1 s, and over AMQP,
+	// where servers refuse less, 10 s.
 	KeepAlive time.Duration
 	// CleanSession forgets the subscriptions of earlier connections. Leave it off
 	// for devices that receive messages: a hub may drop what waits for a device
-	// that is connected without a subscription (device-protocol 5.5.4).
+	// that is connected without a subscription (device-protocol 5.5.4). AMQP has
+	// no sessions of that kind.
 	CleanSession bool
 	ModelID      string // IoT Plug and Play model, a DTMI
 	ProductInfo  string // what the server's log calls this client
@@ -88,18 +93,44 @@ func (c Config) withDefaults() Config {
 
 // check says whether a connection can be tried at all.
 func (c *Config) check() error {
+	if err := c.checkServer(); err != nil {
+		return err
+	}
 	switch {
-	case c.Host == "":
-		return errors.New("client: the host name of the hub is missing")
 	case c.Credentials == nil && len(c.Certificates) == 0 && !c.Plain:
 		return errors.New("client: there are neither credentials nor client certificates")
 	}
 	return c.ID.Check()
 }
 
+func (c *Config) checkServer() error {
+	switch {
+	case c.Host == "":
+		return errors.New("client: the host name of the hub is missing")
+	case int(c.Protocol) >= len(protocols):
+		return fmt.Errorf("client: there is no %s", c.Protocol)
+	}
+	return nil
+}
+
+// token makes a token for who connects.
+func (c *Config) token(ctx context.Context) (string, error) {
+	token, err := c.Credentials(ctx, c.Host+"/"+c.ID.Resource(), time.Now().Add(c.TokenLife))
+	if err != nil {
+		return "", fmt.Errorf("make a token for %s: %w", c.ID, err)
+	}
+	return token, nil
+}
+
+// renewal is when a new token is due: 80 to 95 % of its life, so that many do not come
+// in step.
+func (c *Config) renewal() time.Duration {
+	return c.TokenLife/20*16 + rand.N(c.TokenLife/20*3+1)
+}
+
 // gateway is the name of the server that is dialled.
 func (c *Config) gateway() string { return cmp.Or(c.Gateway, c.Host) }
 
 func (c *Config) address() string {
-	return cmp.Or(c.Address, net.JoinHostPort(c.gateway(), "8883"))
+	return cmp.Or(c.Address, net.JoinHostPort(c.gateway(), protocols[c.Protocol].port))
 }

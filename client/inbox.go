@@ -2,14 +2,10 @@ package client
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"sync"
 
-	"github.com/selvedge-io/selvedge/model/bag"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/message"
-	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
 // Bounds of messages that wait for the handler. Servers keep to far less.
@@ -31,8 +27,9 @@ type inbox struct {
 
 // delivery is one message from the server.
 type delivery struct {
-	id uint16 // packet id, zero at QoS 0
-	m  message.Message
+	id      uint32 // by which the protocol knows it
+	settled bool   // it is not to be acknowledged
+	m       message.Message
 }
 
 func (b *inbox) init() {
@@ -113,7 +110,7 @@ func (c *Client) OnMessage(ctx context.Context, handle func(ctx context.Context,
 	if err := c.start(func() { c.deliver(handle) }); err != nil {
 		return err
 	}
-	return c.subscribe(ctx, messageFilter(c.id), 1)
+	return c.via.listen(ctx, messages)
 }
 
 // deliver hands messages to the handler until the connection ends.
@@ -138,49 +135,9 @@ func (c *Client) deliver(handle func(context.Context, *message.Message) error) {
 				}
 				continue
 			}
-			c.acknowledge(d.id)
+			if !d.settled {
+				c.via.acknowledge(d.id)
+			}
 		}
 	}
-}
-
-// acknowledge sends the PUBACK of a publish at QoS 1.
-func (c *Client) acknowledge(id uint16) {
-	if id != 0 {
-		p := mqtt.Ack{Type: mqtt.TypePuback, ID: id}
-		// A broken connection is the reader's to find; the message comes again.
-		_ = c.w.Append(func(b []byte) []byte { return p.Append(b, mqtt.V311) })
-	}
-}
-
-// published takes a PUBLISH of any kind.
-func (c *Client) published(f mqtt.Frame) error {
-	var p mqtt.Publish
-	if err := p.Decode(f); err != nil {
-		return err
-	}
-	if p.QoS == 2 {
-		return fmt.Errorf("%w: a server must not send PUBLISH at QoS 2 here", mqtt.ErrMalformed)
-	}
-	t := parseTopic(p.Topic, c.id)
-	if t.kind == toDevice || t.kind == toInput {
-		c.bag.Parse(t.bag, bag.FromServer)
-		m := message.Message{Body: p.Payload, System: c.bag.System, Properties: c.bag.Properties}
-		m.System.Input = t.name
-		if !c.in.push(delivery{p.ID, m.Clone()}) {
-			return fault.New(fault.TooManyInflight, "%s sends more messages than can wait", c.cfg.gateway())
-		}
-		return nil
-	}
-	c.acknowledge(p.ID)
-	switch t.kind {
-	case twinAnswer:
-		c.twin.answer(t, p.Payload)
-	case desiredChange:
-		c.desired(t.version, p.Payload)
-	case methodCall:
-		c.invoke(call{name: string([]byte(t.name)), rid: string([]byte(t.rid)), payload: slices.Clone(p.Payload)})
-	default:
-		c.cfg.Log.Debug("message on an unknown topic is ignored", "device", c.id.Device, "module", c.id.Module, "topic", p.Topic)
-	}
-	return nil
 }

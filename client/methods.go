@@ -3,12 +3,10 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 	"sync"
 
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/method"
-	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
 // maxCalls bounds the direct methods under way.
@@ -23,9 +21,17 @@ type calls struct {
 	quiet   chan struct{} // closed when none runs; nil unless somebody waits
 }
 
+// hurry is over: what cannot be done at once is left, as nothing may wait for it.
+var hurry = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 type call struct {
-	name, rid string
-	payload   []byte
+	name    string
+	rid     any // by which the protocol knows it
+	payload []byte
 }
 
 // finished gives a channel that is closed when no method runs.
@@ -58,7 +64,7 @@ func (c *Client) OnMethod(ctx context.Context, handle func(ctx context.Context, 
 	for _, w := range waiting {
 		c.invoke(w)
 	}
-	return c.subscribe(ctx, methodPost+"#", 0)
+	return c.via.listen(ctx, methodCalls)
 }
 
 // invoke runs a method, or keeps it for the handler to come: a kept session lets the
@@ -69,7 +75,7 @@ func (c *Client) invoke(w call) {
 	defer cs.mu.Unlock()
 	switch {
 	case cs.running+len(cs.waiting) >= maxCalls:
-		c.reply(w.rid, failed(429, "too many direct methods are under way"))
+		c.via.reply(hurry, w.rid, failed(429, "too many direct methods are under way"))
 		return
 	case cs.handle == nil:
 		cs.waiting = append(cs.waiting, w)
@@ -93,7 +99,7 @@ func (c *Client) answer(handle func(context.Context, *method.Call) method.Reply,
 	}()
 	m := method.Call{Name: w.name, Payload: w.payload}
 	if len(w.payload) > method.MaxPayload || len(w.payload) > 0 && !json.Valid(w.payload) {
-		c.reply(w.rid, failed(400, "the payload is not JSON or too large"))
+		c.via.reply(c.ctx, w.rid, failed(400, "the payload is not JSON or too large"))
 		return
 	}
 	r := handle(c.ctx, &m)
@@ -103,21 +109,10 @@ func (c *Client) answer(handle func(context.Context, *method.Call) method.Reply,
 	case len(r.Payload) > 0 && !json.Valid(r.Payload):
 		r = failed(500, "the payload of the reply is not JSON")
 	}
-	c.reply(w.rid, r)
+	c.via.reply(c.ctx, w.rid, r)
 }
 
 func failed(status int, text string) method.Reply {
 	payload, _ := json.Marshal(map[string]string{"message": text}) // strings always can be
 	return method.Reply{Status: status, Payload: payload}
-}
-
-// reply sends an answer at QoS 0: TCP brings it or the caller's time runs out.
-func (c *Client) reply(rid string, r method.Reply) {
-	p := mqtt.Publish{Topic: methodRes + strconv.Itoa(r.Status) + "/?$rid=" + rid, Payload: r.Payload}
-	if err := p.Check(); err != nil {
-		c.cfg.Log.Warn("reply to a direct method cannot be sent", "device", c.id.Device, "module", c.id.Module, "err", err)
-		return
-	}
-	// A broken connection is the reader's to find.
-	_ = c.w.Append(func(b []byte) []byte { return p.Append(b, mqtt.V311) })
 }

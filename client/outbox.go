@@ -1,8 +1,6 @@
 package client
 
 import (
-	"context"
-	"fmt"
 	"sync"
 
 	"github.com/selvedge-io/selvedge/model/bag"
@@ -23,9 +21,9 @@ const (
 	chunkBytes    = 256 << 10
 )
 
-// outbox is the telemetry under way on a connection.
+// outbox is the telemetry under way on an MQTT connection.
 type outbox struct {
-	c *Client
+	m *mqttConn
 
 	sending sync.Mutex // held by a Publish, so that batches do not mix
 
@@ -50,31 +48,22 @@ type parcel struct {
 	done  func(error)
 }
 
-func (o *outbox) init(c *Client) {
-	o.c = c
+func (o *outbox) init(m *mqttConn) {
+	o.m = m
 	o.room.L = &o.mu
 	n := 2 * chunkMessages
-	for n < c.cfg.Window+chunkMessages {
+	for n < m.c.cfg.Window+chunkMessages {
 		n *= 2
 	}
 	o.acked = make([]bool, n)
 }
 
-// Publish sends telemetry at QoS 1, in order, without waiting for acknowledgements; it
-// blocks only while Window or WindowBytes are under way. What it needs of batch is
-// copied when it returns. done is called once: nil when the server has acknowledged
-// all of the batch, otherwise the reason, which is also that of the connection's end;
-// then some of the batch may have arrived. The done calls come in the order of the
-// batches, from any goroutine, and must not block or close the Client.
-//
-// A message that cannot be sent at all fails its batch with fault.MessageTooLarge and,
-// as MQTT knows no other refusal, ends the connection when all before it is
-// acknowledged.
-func (c *Client) Publish(batch []message.Message, done func(error)) {
-	o := &c.out
+// publish implements protocol, at QoS 1.
+func (m *mqttConn) publish(batch []message.Message, done func(error)) {
+	o := &m.out
 	o.sending.Lock()
 	defer o.sending.Unlock()
-	refused := checkAll(batch)
+	refused := checkAll(batch, checkMQTT)
 	p := parcel{done: done}
 	o.mu.Lock()
 	if o.refused == nil {
@@ -105,40 +94,16 @@ func (c *Client) Publish(batch []message.Message, done func(error)) {
 	o.settle()
 }
 
-// Send is Publish of one message that waits for the acknowledgement. A message that
-// cannot be sent fails alone.
-func (c *Client) Send(ctx context.Context, m *message.Message) error {
-	if err := check(m); err != nil {
+// checkMQTT says whether a message fits into a packet that a server takes.
+func checkMQTT(m *message.Message) error {
+	if err := checkSize(m); err != nil {
 		return err
 	}
-	acked := make(chan error, 1)
-	c.Publish([]message.Message{*m}, func(err error) { acked <- err })
-	select {
-	case err := <-acked:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("send message: %w", ctx.Err())
-	}
-}
-
-// check says whether a message fits into a packet that a server takes.
-func check(m *message.Message) error {
-	if n := m.Size(); n > message.MaxTelemetry {
-		return fault.New(fault.MessageTooLarge, "message has %d bytes, the most is %d", n, message.MaxTelemetry)
-	} else if 3*(n-len(m.Body))+32*len(m.Properties) < mqtt.MaxString/2 {
+	if 3*(m.Size()-len(m.Body))+32*len(m.Properties) < mqtt.MaxString/2 {
 		return nil
 	}
 	if n := len(bag.AppendTelemetry(nil, m)) + 2*len("devices/") + 2*128 + 32; n > mqtt.MaxString {
 		return fault.New(fault.MessageTooLarge, "properties of message take %d bytes of an MQTT topic, the most is %d", n, mqtt.MaxString)
-	}
-	return nil
-}
-
-func checkAll(batch []message.Message) error {
-	for i := range batch {
-		if err := check(&batch[i]); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -156,15 +121,15 @@ func chunk(batch []message.Message) (n, bytes int) {
 // way. The caller holds o.mu.
 func (o *outbox) full(n int) bool {
 	under := int(o.next - o.oldest)
-	return under > 0 && (under+n > o.c.cfg.Window || o.bytes >= o.c.cfg.WindowBytes)
+	return under > 0 && (under+n > o.m.c.cfg.Window || o.bytes >= o.m.c.cfg.WindowBytes)
 }
 
 // write encodes messages into the write buffer. The caller holds o.mu.
 func (o *outbox) write(batch []message.Message) error {
-	err := o.c.w.Append(func(dst []byte) []byte {
+	err := o.m.w.Append(func(dst []byte) []byte {
 		for i := range batch {
 			m := &batch[i]
-			o.topic = appendTelemetryTopic(o.topic[:0], o.c.id, m)
+			o.topic = appendTelemetryTopic(o.topic[:0], o.m.c.id, m)
 			p := mqtt.Publish{Payload: m.Body, QoS: 1, ID: uint16(o.next%telemetryIDs) + 1}
 			o.acked[o.next%uint64(len(o.acked))] = false
 			o.next++
@@ -226,7 +191,7 @@ func (o *outbox) settle() {
 		o.mu.Unlock()
 		p.done(err)
 		if p.err != nil {
-			o.c.end(err) // all before it is acknowledged, nothing after it was sent
+			o.m.c.end(err) // all before it is acknowledged, nothing after it was sent
 		}
 		o.mu.Lock()
 	}

@@ -11,6 +11,7 @@ import (
 
 // sends is what a Session was given to send and no server has acknowledged.
 type sends struct {
+	check            func(*message.Message) error
 	messages, most   int // under way, and the bound
 	bytes, mostBytes int
 	mu               sync.Mutex
@@ -28,8 +29,8 @@ type sending struct {
 	dropped bool // nobody waits any more; it is not sent again
 }
 
-func (q *sends) init(most, mostBytes int) {
-	q.most, q.mostBytes, q.changed = most, mostBytes, make(chan struct{})
+func (q *sends) init(check func(*message.Message) error, most, mostBytes int) {
+	q.check, q.most, q.mostBytes, q.changed = check, most, mostBytes, make(chan struct{})
 }
 
 // note wakes all who wait. The caller holds q.mu.
@@ -40,7 +41,7 @@ func (q *sends) note() {
 
 // add queues a copy of batch as soon as there is room.
 func (q *sends) add(ctx context.Context, batch []message.Message, done func(error)) (*sending, error) {
-	if err := checkAll(batch); err != nil {
+	if err := checkAll(batch, q.check); err != nil {
 		return nil, err
 	}
 	p := &sending{batch: make([]message.Message, len(batch)), done: done}
@@ -93,13 +94,14 @@ func (q *sends) next(ctx context.Context) (*sending, bool) {
 	}
 }
 
-// acknowledged takes p, the oldest, out.
-func (q *sends) acknowledged(p *sending) {
+// ended takes p, the oldest, out: it is acknowledged or, with an error, refused for
+// good.
+func (q *sends) ended(p *sending, err error) {
 	q.mu.Lock()
 	q.handed--
 	q.remove(0)
 	q.mu.Unlock()
-	p.done(nil)
+	p.done(err)
 }
 
 // remove takes the n-th out. The caller holds q.mu.
@@ -155,9 +157,9 @@ func (s *Session) feed(ctx context.Context, c *Client) {
 			return
 		}
 		c.Publish(p.batch, func(err error) {
-			if err == nil { // otherwise it is sent again on the next connection
+			if err == nil || isRefused(err) { // otherwise it is sent again on the next connection
 				s.progress()
-				s.sends.acknowledged(p)
+				s.sends.ended(p, err)
 			}
 		})
 	}
@@ -166,7 +168,8 @@ func (s *Session) feed(ctx context.Context, c *Client) {
 // Publish queues a batch and returns when it is queued, which takes until Config's
 // Window and WindowBytes have room for it. Batches are sent in the order of the calls,
 // and again until a server has acknowledged them all: at least once. done is called
-// once, with nil then or with ErrClosed when Run has returned; it must not block.
+// once, with nil then, with ErrClosed when Run has returned, or, over AMQP, with the
+// fault for which a server refuses the batch for good; it must not block.
 // With an error from Publish nothing is sent and done is not called.
 func (s *Session) Publish(ctx context.Context, batch []message.Message, done func(error)) error {
 	_, err := s.sends.add(ctx, batch, done)

@@ -45,7 +45,7 @@ type Session struct {
 // NewSession makes a Session that does nothing until Run.
 func NewSession(cfg Config) *Session {
 	s := &Session{cfg: cfg.withDefaults(), changed: make(chan struct{})}
-	s.sends.init(s.cfg.Window, s.cfg.WindowBytes)
+	s.sends.init(s.cfg.Protocol.check(), s.cfg.Window, s.cfg.WindowBytes)
 	return s
 }
 

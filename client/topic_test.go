@@ -71,9 +71,10 @@ func FuzzServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		near, far := net.Pipe()
 		defer far.Close()
-		c := newClient(Config{Host: host, ID: mod}.withDefaults(), near)
+		c := newClient(Config{Host: host, ID: mod}.withDefaults())
+		m := newMQTT(c, near)
 		c.notify.Store(new(func(int64, []byte) {}))
-		c.joined.Go(c.run)
+		c.joined.Go(m.run)
 		go func() { // the server also reads, as long as there is something
 			b := make([]byte, 1<<10)
 			for {

@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 
 	"github.com/selvedge-io/selvedge/model/fault"
-	"github.com/selvedge-io/selvedge/wire/mqtt"
 )
 
 // maxRequests bounds the twin requests without an answer.
@@ -23,6 +21,15 @@ type requests struct {
 	subscribed bool
 	opening    sync.Mutex // held while subscribing
 }
+
+// twinOp is what a twin request is for.
+type twinOp uint8
+
+const (
+	getTwin twinOp = iota
+	patchTwin
+	watchTwin // to be told of changes; MQTT has subscriptions instead
+)
 
 type response struct {
 	status  int
@@ -54,19 +61,19 @@ func (q *requests) forget(rid string) {
 }
 
 // answer hands an answer to who waits for it; late ones are ignored.
-func (q *requests) answer(t topic, body []byte) {
+func (q *requests) answer(rid string, r response) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if answered, ok := q.waiting[t.rid]; ok {
-		delete(q.waiting, t.rid)
-		answered <- response{t.status, t.version, slices.Clone(body)}
+	if answered, ok := q.waiting[rid]; ok {
+		delete(q.waiting, rid)
+		answered <- r
 	}
 }
 
 // Twin gives the twin as JSON: {"desired":{…,"$version":n},"reported":{…,"$version":m}}.
 // Refusals are faults with the server's own code.
 func (c *Client) Twin(ctx context.Context) ([]byte, error) {
-	r, err := c.request(ctx, twinGet, nil)
+	r, err := c.request(ctx, getTwin, nil)
 	if err != nil {
 		return nil, fmt.Errorf("get twin of %s: %w", c.id, err)
 	}
@@ -80,15 +87,15 @@ func (c *Client) Twin(ctx context.Context) ([]byte, error) {
 // and gives their new version: zero when the server does not tell it, as edgeHub.
 // Refusals are faults with the server's own code.
 func (c *Client) Report(ctx context.Context, patch []byte) (version int64, err error) {
-	r, err := c.request(ctx, twinPatch, patch)
+	r, err := c.request(ctx, patchTwin, patch)
 	if err != nil {
 		return 0, fmt.Errorf("report properties of %s: %w", c.id, err)
 	}
 	return r.version, nil
 }
 
-// request sends a twin request at QoS 0 and waits for its answer.
-func (c *Client) request(ctx context.Context, prefix string, body []byte) (response, error) {
+// request sends a twin request and waits for its answer.
+func (c *Client) request(ctx context.Context, op twinOp, body []byte) (response, error) {
 	if err := c.listen(ctx); err != nil {
 		return response{}, err
 	}
@@ -97,12 +104,8 @@ func (c *Client) request(ctx context.Context, prefix string, body []byte) (respo
 		return response{}, err
 	}
 	defer c.twin.forget(rid)
-	p := mqtt.Publish{Topic: prefix + rid, Payload: body}
-	if err := p.Check(); err != nil {
+	if err := c.via.request(ctx, op, rid, body); err != nil {
 		return response{}, err
-	}
-	if err := c.w.Append(func(b []byte) []byte { return p.Append(b, mqtt.V311) }); err != nil {
-		return response{}, c.over(err)
 	}
 	select {
 	case r := <-answered:
@@ -131,7 +134,7 @@ func (c *Client) listen(ctx context.Context) error {
 	if subscribed {
 		return nil
 	}
-	if err := c.subscribe(ctx, twinRes+"#", 0); err != nil {
+	if err := c.via.listen(ctx, twinAnswers); err != nil {
 		return err
 	}
 	q.mu.Lock()
@@ -193,7 +196,7 @@ func codeOf(status int) fault.Code {
 // changed before, get with Twin. A later handler replaces an earlier one.
 func (c *Client) OnDesired(ctx context.Context, changed func(version int64, patch []byte)) error {
 	c.notify.Store(&changed)
-	return c.subscribe(ctx, desiredPush+"#", 0)
+	return c.via.listen(ctx, desiredChanges)
 }
 
 // desired takes a change. The version is in the patch too, should the topic lack it.
