@@ -123,3 +123,9 @@ type Device interface {
 	// Close ends the connection; reason is logged and told where the protocol can.
 	Close(reason error)
 }
+
+// Models is a Backend that keeps the model a device announces after it has attached, as
+// a device of AMQP may: Attach takes that of the principal.
+type Models interface {
+	SetModel(ctx context.Context, of ident.ID, model string) error
+}

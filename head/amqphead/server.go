@@ -11,18 +11,15 @@ package amqphead
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/selvedge-io/selvedge/head"
+	"github.com/selvedge-io/selvedge/head/door"
 	"github.com/selvedge-io/selvedge/wire/amqp"
 )
 
@@ -102,9 +99,10 @@ type Services interface {
 
 // Server serves AMQP connections.
 type Server struct {
-	cfg  Config
-	name string // container id
-	open atomic.Int64
+	cfg      Config
+	name     string // container id
+	open     atomic.Int64
+	refusals door.Refusals
 }
 
 // New makes a Server.
@@ -112,32 +110,13 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg.withDefaults(), name: "DeviceGateway_" + uuid.NewString()}
 }
 
-// errShutdown ends connections when the server does.
-var errShutdown = errors.New("the server is shutting down")
-
 // Connections is the number of connections open now.
 func (s *Server) Connections() int { return int(s.open.Load()) }
 
 // Serve accepts TLS or plain connections from l and serves them until ctx ends or l
 // fails. It closes l and returns when the last connection is gone.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept AMQP connection: %w", err)
-		}
-		serving.Go(func() { s.ServeConn(ctx, c) })
-	}
+	return door.Serve(ctx, l, "AMQP", s.cfg.Log, s.ServeConn)
 }
 
 // ServeConn serves one connection until it ends or ctx does, and closes it. A
@@ -145,9 +124,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // PeerCertificates.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
+	defer s.open.Add(-1)
+	if s.open.Add(1) > int64(s.cfg.MaxConnections) {
+		s.refuse(nc.RemoteAddr().String(), "AMQP connection refused", "err", "too many connections are open")
+		return
+	}
+	newConn(ctx, s, nc).serve(ctx)
 }
 
-// certified is a connection that brings the client certificates of its transport.
-type certified interface {
-	PeerCertificates() []*x509.Certificate
+// refuse writes a line about a peer that was turned away, unless that peer has
+// caused too many lines lately.
+func (s *Server) refuse(remote, msg string, args ...any) {
+	s.refusals.Warn(s.cfg.Log, remote, msg, args...)
 }
