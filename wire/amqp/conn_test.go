@@ -310,3 +310,40 @@ func TestIdleHandler(t *testing.T) {
 		t.Errorf("%d rounds", n)
 	}
 }
+
+// One that asks without end and reads nothing is not read from either.
+func TestPeerAsksAndDoesNotRead(t *testing.T) {
+	conns := make(chan *Conn, 1)
+	h := &testHandler{open: func(c *Conn, _ *Open) error { conns <- c; return nil }}
+	a, b := net.Pipe() // holds nothing back itself
+	defer b.Close()
+	wait := serve(t, a, Config{Handler: h, MaxBuffered: 50 << 10, WriteTimeout: 300 * time.Millisecond})
+	p := &raw{t, b, newReader(b, 1<<20)}
+	p.bytes(headerAMQP[:])
+	p.send(0, &Open{ContainerID: "raw", MaxFrameSize: 512})
+	p.header(headerAMQP)
+	p.until("open")
+	p.begin(0, 10)
+	c := next(t, conns)
+	var w wire
+	for range 1000 {
+		w.add(0, &flow{incomingWindow: 10, echo: true})
+	}
+	most := 0
+	for {
+		p.nc.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if _, err := p.nc.Write(w.b); err != nil {
+			break
+		}
+		c.mu.Lock()
+		most = max(most, c.buffered())
+		c.mu.Unlock()
+	}
+	// A read of 64 KiB may be answered before the limit is looked at.
+	if most == 0 || most > 2*50<<10+4*largeBuffer {
+		t.Errorf("%d bytes were buffered", most)
+	}
+	if err := wait(); err == nil {
+		t.Error("Serve gives no error")
+	}
+}
