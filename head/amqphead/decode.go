@@ -20,6 +20,13 @@ const (
 	noteComponent = "dt-subject"
 )
 
+// ReadMessage makes a message of what a client sent. It may point into what in points
+// into. The error is fault.ArgumentInvalid.
+func ReadMessage(in *amqp.Message, out *message.Message) error {
+	_, err := readMessage(in, out, nil)
+	return err
+}
+
 // readMessage makes a message of telemetry. Its strings are its own or point into
 // what in points into. Properties are appended to props, whose grown form is returned.
 func readMessage(in *amqp.Message, out *message.Message, props []message.Property) ([]message.Property, error) {
