@@ -299,3 +299,11 @@ func (b *box) left() string {
 	}
 	return cmp.Or(strings.Join(ids, " "), "none")
 }
+
+// redirectInfo is what a redirect says beside its text.
+func redirectInfo(err error) map[string]any {
+	if e, ok := errors.AsType[*azure.LinkError](err); ok && e.RemoteErr != nil {
+		return e.RemoteErr.Info
+	}
+	return nil
+}

@@ -3,12 +3,11 @@ package service
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
@@ -176,73 +175,12 @@ func (d *delivery) message() (m message.Message, err error) {
 	if err := in.Decode(d.payload); err != nil {
 		return m, fault.Wrap(err, fault.ArgumentInvalid, "the message is no AMQP message")
 	}
-	if m.Body, err = body(&in); err != nil {
+	if err := amqphead.ReadMessage(&in, &m); err != nil {
 		return m, err
 	}
-	p, s := &in.Properties, &m.System
-	s.MessageID, s.CorrelationID, s.UserID = plain(p.MessageID), plain(p.CorrelationID), string(p.UserID)
-	s.To, s.ContentType, s.ContentEncoding = p.To, string(p.ContentType), string(p.ContentEncoding)
-	s.Expiry = p.AbsoluteExpiryTime
-	if s.Expiry.IsZero() && in.Header.TTL > 0 {
-		s.Expiry = time.Now().Add(in.Header.TTL)
+	if m.System.Expiry.IsZero() && in.Header.TTL > 0 {
+		m.System.Expiry = time.Now().Add(in.Header.TTL)
 	}
-	for _, e := range in.ApplicationProperties {
-		name, ok := e.Key.(string)
-		if !ok {
-			return m, fault.New(fault.ArgumentInvalid, "an application property has a name that is no string")
-		}
-		v := plain(e.Value)
-		switch name {
-		case "iothub-ack":
-			if s.Ack, err = message.ReadAck(v); err != nil {
-				return m, err
-			}
-		case "iothub-creation-time-utc":
-			s.CreationTime = v
-		case "iothub-operation":
-			s.Operation = v
-		default:
-			m.Properties = append(m.Properties, message.Property{Name: name, Value: v})
-		}
-	}
-	return m, nil
-}
-
-// body is the body of a message: data, or a value that is a string or binary.
-func body(m *amqp.Message) ([]byte, error) {
-	switch v := m.Value.(type) {
-	case nil:
-	case string:
-		return []byte(v), nil
-	case []byte:
-		return v, nil
-	default:
-		return nil, fault.New(fault.ArgumentInvalid, "the body is neither data nor text nor binary")
-	}
-	if len(m.Sequences) > 0 {
-		return nil, fault.New(fault.ArgumentInvalid, "the body is a sequence; it must be data")
-	}
-	return m.Body(), nil
-}
-
-// plain is a value of a property as text.
-func plain(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return ""
-	case string:
-		return v
-	case amqp.Symbol:
-		return string(v)
-	case []byte:
-		return string(v)
-	case time.Time:
-		return v.UTC().Format(message.TimeFormat)
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64)
-	case amqp.Char:
-		return string(v)
-	default:
-		return fmt.Sprint(v) // numbers, booleans, UUIDs
-	}
+	m.System.Ack, err = message.ReadAck(m.System.Ack)
+	return m, err
 }
