@@ -55,12 +55,12 @@ run() { # CORE COMMAND…: start a server pinned to a core
 }
 
 # Ports of the servers, out of the way of others.
-NULL=41880 MOSQ=41881 HUB=41882 HUBTLS=41883 HTTPS=41884 OPS=41885 EDGE=41886 EDGETLS=41887
+NULL=41880 MOSQ=41881 HUB=41882 HUBTLS=41883 HTTPS=41884 OPS=41885 EDGE=41886 EDGETLS=41887 AMQPTLS=41888 AMQP=41889
 
 KEY=$(head -c 32 /dev/urandom | base64)
 hub() { # CORE DATA
   run "$1" "$S" hub run --data "$2" --hostname localhost --mqtt "127.0.0.1:$HUBTLS" --https "127.0.0.1:$HTTPS" \
-    --ops "127.0.0.1:$OPS" --plain-mqtt "127.0.0.1:$HUB"
+    --ops "127.0.0.1:$OPS" --plain-mqtt "127.0.0.1:$HUB" --amqp "127.0.0.1:$AMQPTLS" --plain-amqp "127.0.0.1:$AMQP"
   open $HUB; open $HTTPS
 }
 edge() { # CORE DATA

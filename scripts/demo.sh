@@ -53,11 +53,11 @@ ready() {
   return 1
 }
 
-MQTT=$(port 8883) HTTPS=$(port 443) OPS=$(port 9600)
+MQTT=$(port 8883) AMQP=$(port 5671) HTTPS=$(port 443) OPS=$(port 9600)
 EDGE=$(port 18883)
 
 echo "1. a hub (data in .demo/hub, log in .demo/hub.log)"
-"$S" hub run --data "$D/hub" --hostname localhost --mqtt "127.0.0.1:$MQTT" --https "127.0.0.1:$HTTPS" \
+"$S" hub run --data "$D/hub" --hostname localhost --mqtt "127.0.0.1:$MQTT" --amqp "127.0.0.1:$AMQP" --https "127.0.0.1:$HTTPS" \
   --ops "127.0.0.1:$OPS" 2>"$D/hub.log" &
 pids+=($!)
 ready "$D/hub.log" "${pids[0]}" || fail "the hub did not start"

@@ -62,7 +62,8 @@ func (d *dev) run(ctx context.Context) error {
 	for _, listen := range []struct {
 		address *string
 		what    string
-	}{{&cfg.MQTT, "Azure's SDKs insist on it"}, {&cfg.HTTPS, "Azure's SDKs and tools insist on it"}, {&cfg.Ops, ""}} {
+	}{{&cfg.MQTT, "Azure's SDKs insist on it"}, {&cfg.AMQP, "Azure's SDKs insist on it"},
+		{&cfg.HTTPS, "Azure's SDKs and tools insist on it"}, {&cfg.Ops, ""}} {
 		if err := d.settle(listen.address, listen.what); err != nil {
 			return err
 		}

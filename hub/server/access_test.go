@@ -89,6 +89,7 @@ func TestConfig(t *testing.T) {
 		"without scheme": func(c *Config) { c.Hostnames = []string{"https://x"} },
 		"not a host":     func(c *Config) { c.Hostnames = []string{"a:8883"} },
 		"MQTT":           func(c *Config) { c.MQTT = "8883" },
+		"AMQP":           func(c *Config) { c.AMQP = "5671" },
 		"HTTPS":          func(c *Config) { c.HTTPS = "localhost" },
 		"partitions":     func(c *Config) { c.Partitions = 0 },
 		"kept":           func(c *Config) { c.Retention = 0 },
@@ -109,7 +110,7 @@ func TestConfig(t *testing.T) {
 
 func TestCancelledWhileStarting(t *testing.T) {
 	cfg := Default()
-	cfg.DataDir, cfg.MQTT, cfg.HTTPS, cfg.Ops = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", ""
+	cfg.DataDir, cfg.MQTT, cfg.AMQP, cfg.HTTPS, cfg.Ops = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", ""
 	s, err := New(cfg, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,10 @@ func (b *backend) Attach(ctx context.Context, who *ident.Principal, d head.Devic
 		a.Detach()
 		return nil, err
 	}
+	if err := b.SetModel(ctx, who.ID, who.ModelID); err != nil {
+		// It can still send what it has to say.
+		b.log.Warn("model id of device not noted", "device", who.ID.Device, "module", who.ID.Module, "err", err)
+	}
 	return a, nil
 }
 

@@ -39,6 +39,7 @@ type backend struct {
 var (
 	_ head.Backend  = (*backend)(nil)
 	_ head.Sessions = (*backend)(nil)
+	_ head.Models   = (*backend)(nil)
 )
 
 // Authenticate implements head.Backend.
@@ -51,11 +52,12 @@ func (b *backend) Authenticate(ctx context.Context, c *ident.Claim) (*ident.Prin
 		b.counters.denied.Add(1)
 		return nil, err
 	}
-	if err := b.twins.SetModel(ctx, p.ID, p.ModelID); err != nil {
-		// It can still send what it has to say.
-		b.log.Warn("model id of device not noted", "device", p.ID.Device, "module", p.ID.Module, "err", err)
-	}
 	return p, nil
+}
+
+// SetModel implements head.Models.
+func (b *backend) SetModel(ctx context.Context, of ident.ID, model string) error {
+	return b.twins.SetModel(ctx, of, model)
 }
 
 // Publish implements head.Backend.

@@ -27,9 +27,9 @@ type Config struct {
 	Hostnames []string
 
 	// Addresses to listen on. An empty one is not served; Ops is plain HTTP.
-	MQTT, HTTPS, Ops string
-	// PlainMQTT is for MQTT without TLS, which is for measurements only.
-	PlainMQTT string
+	MQTT, AMQP, HTTPS, Ops string
+	// PlainMQTT and PlainAMQP are without TLS, which is for measurements only.
+	PlainMQTT, PlainAMQP string
 
 	// Partitions of the event stream; what counts is the number at the first start.
 	Partitions int
@@ -52,6 +52,7 @@ func Default() Config {
 		DataDir:    "selvedge-data",
 		Hostnames:  []string{"localhost"},
 		MQTT:       ":8883",
+		AMQP:       ":5671",
 		HTTPS:      ":443",
 		Ops:        "127.0.0.1:9600",
 		Partitions: 4,
@@ -92,7 +93,8 @@ func (c *Config) check() error {
 		c.Hostnames[i] = name
 	}
 	for _, l := range []struct{ what, address string }{
-		{"MQTT", c.MQTT}, {"HTTPS", c.HTTPS}, {"operations", c.Ops}, {"plain MQTT", c.PlainMQTT},
+		{"MQTT", c.MQTT}, {"AMQP", c.AMQP}, {"HTTPS", c.HTTPS}, {"operations", c.Ops},
+		{"plain MQTT", c.PlainMQTT}, {"plain AMQP", c.PlainAMQP},
 	} {
 		if l.address == "" {
 			continue

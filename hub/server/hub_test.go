@@ -58,7 +58,7 @@ func startHub(t testing.TB, change func(*Config)) *testHub {
 	cfg := Default()
 	cfg.DataDir = t.TempDir()
 	cfg.Hostnames = []string{"localhost", "hub.example.test"}
-	cfg.MQTT, cfg.HTTPS, cfg.Ops = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.MQTT, cfg.AMQP, cfg.HTTPS, cfg.Ops = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	if change != nil {
 		change(&cfg)
 	}

@@ -19,9 +19,11 @@ import (
 // that listen everywhere show the loopback address.
 type Addresses struct {
 	MQTT      string `json:"mqtt,omitempty"`
+	AMQP      string `json:"amqp,omitempty"`
 	HTTPS     string `json:"https,omitempty"`
 	Ops       string `json:"ops,omitempty"`
 	PlainMQTT string `json:"plainMqtt,omitempty"`
+	PlainAMQP string `json:"plainAmqp,omitempty"`
 }
 
 // probeIdle is after how much silence the kernel asks whether a peer is still there.
@@ -30,7 +32,7 @@ const probeIdle = 4 * time.Minute
 
 // listeners are the open sockets, nil where nothing is served.
 type listeners struct {
-	mqtt, https, ops, plain net.Listener
+	mqtt, amqp, https, ops, plainMQTT, plainAMQP net.Listener
 }
 
 // listen opens all sockets of cfg, or none.
@@ -42,9 +44,11 @@ func listen(ctx context.Context, cfg *Config) (*listeners, error) {
 		into                *net.Listener
 	}{
 		{"MQTT", "--mqtt", cfg.MQTT, &l.mqtt},
+		{"AMQP", "--amqp", cfg.AMQP, &l.amqp},
 		{"HTTPS", "--https", cfg.HTTPS, &l.https},
 		{"operations", "--ops", cfg.Ops, &l.ops},
-		{"plain MQTT", "--plain-mqtt", cfg.PlainMQTT, &l.plain},
+		{"plain MQTT", "--plain-mqtt", cfg.PlainMQTT, &l.plainMQTT},
+		{"plain AMQP", "--plain-amqp", cfg.PlainAMQP, &l.plainAMQP},
 	} {
 		if s.address == "" {
 			continue
@@ -71,7 +75,7 @@ func reason(err error) error {
 }
 
 func (l *listeners) close() {
-	for _, each := range []net.Listener{l.mqtt, l.https, l.ops, l.plain} {
+	for _, each := range []net.Listener{l.mqtt, l.amqp, l.https, l.ops, l.plainMQTT, l.plainAMQP} {
 		if each != nil {
 			each.Close() // serving has closed some already
 		}
@@ -79,7 +83,10 @@ func (l *listeners) close() {
 }
 
 func (l *listeners) addresses() Addresses {
-	return Addresses{MQTT: reachable(l.mqtt), HTTPS: reachable(l.https), Ops: reachable(l.ops), PlainMQTT: reachable(l.plain)}
+	return Addresses{
+		MQTT: reachable(l.mqtt), AMQP: reachable(l.amqp), HTTPS: reachable(l.https), Ops: reachable(l.ops),
+		PlainMQTT: reachable(l.plainMQTT), PlainAMQP: reachable(l.plainAMQP),
+	}
 }
 
 // reachable is where local programs find l.

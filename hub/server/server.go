@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/selvedge-io/selvedge/auth"
+	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/head/mqtthead"
 	"github.com/selvedge-io/selvedge/head/wshead"
 	"github.com/selvedge-io/selvedge/hub/api"
@@ -56,7 +58,8 @@ func (s *Server) Addresses() Addresses { return s.at }
 func (s *Server) Summary() string {
 	text := "as " + strings.Join(s.cfg.Hostnames, ", ")
 	for _, l := range []struct{ what, at string }{
-		{"MQTT", s.at.MQTT}, {"HTTPS", s.at.HTTPS}, {"operations", s.at.Ops}, {"plain MQTT", s.at.PlainMQTT},
+		{"MQTT", s.at.MQTT}, {"AMQP", s.at.AMQP}, {"HTTPS", s.at.HTTPS}, {"operations", s.at.Ops},
+		{"plain MQTT", s.at.PlainMQTT}, {"plain AMQP", s.at.PlainAMQP},
 	} {
 		if l.at != "" {
 			text += "; " + l.what + " at " + l.at
@@ -92,8 +95,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer sockets.close()
-	if s.cfg.PlainMQTT != "" {
-		s.log.Warn("serving MQTT without TLS: credentials and messages can be read on the network", "address", s.cfg.PlainMQTT)
+	for _, l := range []struct{ what, address string }{{"MQTT", s.cfg.PlainMQTT}, {"AMQP", s.cfg.PlainAMQP}} {
+		if l.address != "" {
+			s.log.Warn("serving "+l.what+" without TLS: credentials and messages can be read on the network", "address", l.address)
+		}
 	}
 
 	// What the listeners need outlives them; whatever fails ends all.
@@ -111,7 +116,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.at = sockets.addresses()
 	o.ready.Store(true)
 	close(s.ready)
-	s.log.Info("hub ready", "hostnames", s.cfg.Hostnames, "mqtt", s.at.MQTT, "https", s.at.HTTPS, "ops", s.at.Ops)
+	s.log.Info("hub ready", "hostnames", s.cfg.Hostnames, "mqtt", s.at.MQTT, "amqp", s.at.AMQP, "https", s.at.HTTPS, "ops", s.at.Ops)
 
 	<-serving.ctx.Done()
 	s.log.Info("hub stopping")
@@ -220,17 +225,29 @@ func (r *rooms) close() error {
 func (s *Server) serve(g *group, at *listeners, r *rooms, secure *tls.Config) {
 	b := r.backend
 	mqtt := mqtthead.New(mqtthead.Config{Backend: b, Log: s.log})
-	if at.mqtt != nil {
-		l := tls.NewListener(at.mqtt, secure)
-		g.run(func(ctx context.Context) error { return mqtt.Serve(ctx, l) })
-	}
-	if at.plain != nil {
-		g.run(func(ctx context.Context) error { return mqtt.Serve(ctx, at.plain) })
+	links := s.newService(r)
+	g.run(links.Run)
+	amqp := amqphead.New(amqphead.Config{Backend: b, Services: services{b.auth}, Links: links, Host: s.cfg.Hostnames[0], Log: s.log})
+	for _, l := range []struct {
+		at    net.Listener
+		plain bool
+		head  interface {
+			Serve(ctx context.Context, l net.Listener) error
+		}
+	}{{at.mqtt, false, mqtt}, {at.amqp, false, amqp}, {at.plainMQTT, true, mqtt}, {at.plainAMQP, true, amqp}} {
+		if l.at == nil {
+			continue
+		}
+		open := l.at
+		if !l.plain {
+			open = tls.NewListener(l.at, secure)
+		}
+		g.run(func(ctx context.Context) error { return l.head.Serve(ctx, open) })
 	}
 	if at.https != nil {
 		web := api.New(api.Config{Auth: b.auth, Registry: b.registry, Twins: b.twins, Methods: b.methods,
 			Inbox: b.inbox, Events: stream{b.events}, Log: s.log})
-		over := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtt}, s.log)
+		over := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtt, wshead.AMQP: amqp}, s.log)
 		g.run(func(ctx context.Context) error { return serveHTTPS(ctx, at.https, secure, web, over, s.log) })
 	}
 }

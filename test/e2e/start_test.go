@@ -147,9 +147,9 @@ func TestHubAddressesAndLock(t *testing.T) {
 		return rig.Run(t, nil, append([]string{"hub", "run"}, flags...)...)
 	}
 	other := filepath.Join(t.TempDir(), "other")
-	free := []string{"--mqtt", rig.FreeAddress(t), "--https", rig.FreeAddress(t), "--ops", rig.FreeAddress(t)}
+	free := []string{"--mqtt", rig.FreeAddress(t), "--amqp", rig.FreeAddress(t), "--https", rig.FreeAddress(t), "--ops", rig.FreeAddress(t)}
 	run(append(free, "--data", h.Dir)...).Refused(t, 1, h.Dir)
-	taken := []string{"--mqtt", h.MQTT, "--https", rig.FreeAddress(t), "--ops", rig.FreeAddress(t)}
+	taken := []string{"--mqtt", h.MQTT, "--amqp", rig.FreeAddress(t), "--https", rig.FreeAddress(t), "--ops", rig.FreeAddress(t)}
 	a := run(append(taken, "--data", other)...)
 	a.Stderr = a.Stderr[strings.LastIndex(strings.TrimSpace(a.Stderr), "\n")+1:] // after what it logs
 	a.Refused(t, 1, h.MQTT, "another program uses that port", "--mqtt")

@@ -12,6 +12,7 @@ import (
 type HubOptions struct {
 	Host  string   // its name, localhost unless given
 	MQTT  string   // addresses; free ones unless given
+	AMQP  string   //
 	HTTPS string   //
 	Plain bool     // MQTT without TLS too
 	Args  []string // more flags of hub run
@@ -24,6 +25,7 @@ type Hub struct {
 	Dir     string // its data
 	Host    string
 	MQTT    string
+	AMQP    string
 	HTTPS   string
 	Plain   string // address of MQTT without TLS, empty unless asked for
 	Ops     string
@@ -51,17 +53,20 @@ func StartHub(t testing.TB, o HubOptions) *Hub {
 // PlanHub is StartHub without starting anything: for tests of the start itself.
 func PlanHub(t testing.TB, o HubOptions) *Hub {
 	t.Helper()
-	h := &Hub{Dir: filepath.Join(t.TempDir(), "hub"), Host: o.Host, MQTT: o.MQTT, HTTPS: o.HTTPS, Ops: FreeAddress(t), env: o.Env}
+	h := &Hub{Dir: filepath.Join(t.TempDir(), "hub"), Host: o.Host, MQTT: o.MQTT, AMQP: o.AMQP, HTTPS: o.HTTPS, Ops: FreeAddress(t), env: o.Env}
 	if h.Host == "" {
 		h.Host = "localhost"
 	}
 	if h.MQTT == "" {
 		h.MQTT = FreeAddress(t)
 	}
+	if h.AMQP == "" {
+		h.AMQP = FreeAddress(t)
+	}
 	if h.HTTPS == "" {
 		h.HTTPS = FreeAddress(t)
 	}
-	h.args = []string{"hub", "run", "--data", h.Dir, "--hostname", h.Host, "--mqtt", h.MQTT, "--https", h.HTTPS, "--ops", h.Ops}
+	h.args = []string{"hub", "run", "--data", h.Dir, "--hostname", h.Host, "--mqtt", h.MQTT, "--amqp", h.AMQP, "--https", h.HTTPS, "--ops", h.Ops}
 	if o.Plain {
 		h.Plain = FreeAddress(t)
 		h.args = append(h.args, "--plain-mqtt", h.Plain)
