@@ -3,15 +3,11 @@ package amqp
 import (
 	"encoding/binary"
 	"io"
-	"sync"
+
+	"github.com/selvedge-io/selvedge/wire/intake"
 )
 
 const (
-	// smallBuffer is what an idle connection holds; it takes ordinary telemetry.
-	smallBuffer = 1 << 10
-	// largeBuffer is borrowed while more than that arrives at once.
-	largeBuffer = 64 << 10
-
 	headerSize = 8 // of a protocol header, and of a frame's
 	// minFrameSize is the least that every peer takes (2.8.19).
 	minFrameSize = 512
@@ -22,8 +18,6 @@ const (
 	frameAMQP = 0
 	frameSASL = 1
 )
-
-var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
 // frame is one frame; its body belongs to the reader.
 type frame struct {
@@ -55,22 +49,15 @@ func split(b []byte, limit int) (f frame, size, need int, err error) {
 	return f, int(length), 0, nil
 }
 
-// reader cuts a byte stream into frames. It holds a small buffer while little comes
-// in and borrows a large one under load. It is for one goroutine.
+// reader cuts a byte stream into frames. It is for one goroutine.
 type reader struct {
-	src   io.Reader
 	limit int
-
-	buf      []byte
-	from, to int // what is read and not yet given out
-	last     int // bytes of the last read
-	borrowed *[largeBuffer]byte
-	small    [smallBuffer]byte
+	in    intake.Buffer
 }
 
 func newReader(src io.Reader, limit int) *reader {
-	r := &reader{src: src, limit: limit}
-	r.buf = r.small[:]
+	r := &reader{limit: limit}
+	r.in.Start(src)
 	return r
 }
 
@@ -79,15 +66,15 @@ func newReader(src io.Reader, limit int) *reader {
 // stream that ends between frames gives io.EOF, within one io.ErrUnexpectedEOF.
 func (r *reader) next() (frame, error) {
 	for {
-		f, size, need, err := split(r.buf[r.from:r.to], r.limit)
+		f, size, need, err := split(r.in.Bytes(), r.limit)
 		if err != nil {
 			return frame{}, err
 		}
 		if size > 0 {
-			r.from += size
+			r.in.Skip(size)
 			return f, nil
 		}
-		if err := r.fill(need); err != nil {
+		if err := r.in.Fill(need); err != nil {
 			return frame{}, err
 		}
 	}
@@ -95,88 +82,22 @@ func (r *reader) next() (frame, error) {
 
 // header reads a protocol header.
 func (r *reader) header() (h [headerSize]byte, err error) {
-	for r.to-r.from < headerSize {
-		if err := r.fill(headerSize); err != nil {
+	for len(r.in.Bytes()) < headerSize {
+		if err := r.in.Fill(headerSize); err != nil {
 			return h, err
 		}
 	}
-	copy(h[:], r.buf[r.from:])
-	r.from += headerSize
+	copy(h[:], r.in.Bytes())
+	r.in.Skip(headerSize)
 	return h, nil
 }
 
 // buffered says whether next would return at once, with a frame or an error, without
 // reading.
 func (r *reader) buffered() bool {
-	_, size, _, err := split(r.buf[r.from:r.to], r.limit)
+	_, size, _, err := split(r.in.Bytes(), r.limit)
 	return size > 0 || err != nil
 }
 
 // release gives borrowed memory back. The reader must not be used after it.
-func (r *reader) release() {
-	r.giveBack()
-	r.buf, r.from, r.to = nil, 0, 0
-}
-
-// fill reads once, with room for need bytes of what starts at from.
-func (r *reader) fill(need int) error {
-	r.makeRoom(need)
-	for range 100 {
-		n, err := r.src.Read(r.buf[r.to:])
-		r.to += n
-		if n > 0 {
-			r.last = n
-			return nil // an error will come again
-		}
-		if err == io.EOF && r.from < r.to {
-			return io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return io.ErrNoProgress
-}
-
-// makeRoom chooses the buffer for the next read and moves a frame cut in two to its
-// start.
-func (r *reader) makeRoom(need int) {
-	kept := r.buf[r.from:r.to]
-	switch {
-	case need > largeBuffer:
-		if need > len(r.buf) {
-			// Room for one such frame and the start of what follows.
-			r.move(make([]byte, need+largeBuffer), kept)
-			return
-		}
-	case len(kept) == 0 && r.last < smallBuffer && len(r.buf) > smallBuffer:
-		r.giveBack() // the burst is over
-		r.buf, r.from, r.to = r.small[:], 0, 0
-		return
-	case len(r.buf) == smallBuffer && (need > smallBuffer || r.to == smallBuffer):
-		borrowed := largeBuffers.Get().(*[largeBuffer]byte)
-		r.move(borrowed[:], kept)
-		r.borrowed = borrowed
-		return
-	}
-	if len(kept) == 0 {
-		r.from, r.to = 0, 0
-	} else if r.from+need > len(r.buf) || r.to == len(r.buf) {
-		copy(r.buf, kept)
-		r.from, r.to = 0, len(kept)
-	}
-}
-
-// move makes b the buffer, beginning with kept.
-func (r *reader) move(b, kept []byte) {
-	n := copy(b, kept)
-	r.giveBack()
-	r.buf, r.from, r.to = b, 0, n
-}
-
-func (r *reader) giveBack() {
-	if r.borrowed != nil {
-		largeBuffers.Put(r.borrowed)
-		r.borrowed = nil
-	}
-}
+func (r *reader) release() { r.in.Release() }

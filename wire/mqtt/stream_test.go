@@ -110,30 +110,6 @@ func TestReaderErrors(t *testing.T) {
 	}
 }
 
-func TestReaderGivesMemoryBack(t *testing.T) {
-	first, _ := stream(5)
-	ping := AppendEmpty(nil, TypePingreq)
-	parts := [][]byte{first, ping, ping, ping}
-	r := NewReader(readerFunc(func(b []byte) (int, error) {
-		if len(parts) == 0 {
-			return 0, io.EOF
-		}
-		n := copy(b, parts[0])
-		if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
-			parts = parts[1:]
-		}
-		return n, nil
-	}), 0)
-	for {
-		if _, err := r.Next(); err != nil {
-			break
-		}
-	}
-	if len(r.buf) != smallBuffer || r.borrowed != nil {
-		t.Errorf("idle reader holds %d bytes, want %d", len(r.buf), smallBuffer)
-	}
-}
-
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
