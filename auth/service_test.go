@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/selvedge-io/selvedge/model/fault"
+	"github.com/selvedge-io/selvedge/trust/sas"
 )
 
 func TestService(t *testing.T) {
@@ -62,5 +63,35 @@ func TestServiceRefusalsTellNothing(t *testing.T) {
 	}
 	if len(texts) != 1 {
 		t.Errorf("refusals differ: %v", texts)
+	}
+}
+
+// Clients of Event Hubs sign with the text of the key, and lower-case what they sign.
+func TestServiceByEventHubsClients(t *testing.T) {
+	v := newVerifier(newBook())
+	sign := func(sr, key, policy string) string {
+		return sas.Sign(sr, []byte(key), later, policy)
+	}
+	const resource = "selvedge/ConsumerGroups/$Default/Partitions/0"
+	for _, key := range []string{secret("service1"), secret("service2")} {
+		for _, sr := range []string{"sb://hub.example.net/selvedge", "amqps://hub.example.net/selvedge/consumergroups/$default/partitions/0", "hub.example.net"} {
+			if name, err := v.Service(t.Context(), sign(sr, key, "service"), resource, ServiceConnect); err != nil || name != "service" {
+				t.Errorf("%s: %q, %v", sr, name, err)
+			}
+		}
+	}
+	for what, text := range map[string]string{
+		"the text of another key": sign("sb://hub.example.net/selvedge", secret("device1"), "service"),
+		"no key":                  sign("sb://hub.example.net/selvedge", "", "service"),
+		"an unknown policy":       sign("sb://hub.example.net/selvedge", "", "nobody"),
+		"zeros":                   sign("sb://hub.example.net/selvedge", string(nobody[:]), "nobody"),
+		"another place":           sign("sb://hub.example.net/selvedge/ConsumerGroups/other", secret("service1"), "service"),
+	} {
+		if name, err := v.Service(t.Context(), text, resource, ServiceConnect); !fault.Is(err, fault.UnauthorizedAccess) {
+			t.Errorf("%s: %q, %v", what, name, err)
+		}
+	}
+	if err := v.DeviceToken(t.Context(), sas.Sign("hub.example.net/devices/dev", []byte(secret("dev1")), later, ""), dev); !fault.Is(err, fault.Unauthorized) {
+		t.Errorf("a device with the text of its key: %v", err)
 	}
 }
