@@ -55,7 +55,7 @@ run() { # CORE COMMAND…: start a server pinned to a core
 }
 
 # Ports of the servers, out of the way of others.
-NULL=41880 MOSQ=41881 HUB=41882 HUBTLS=41883 HTTPS=41884 OPS=41885 EDGE=41886 EDGETLS=41887 AMQPTLS=41888 AMQP=41889
+NULL=41880 MOSQ=41881 HUB=41882 HUBTLS=41883 HTTPS=41884 OPS=41885 EDGE=41886 EDGETLS=41887 AMQPTLS=41888 AMQP=41889 EDGEAMQP=41890
 
 KEY=$(head -c 32 /dev/urandom | base64)
 hub() { # CORE DATA
@@ -101,8 +101,10 @@ mqtt = "127.0.0.1:$HUBTLS"
 https = "127.0.0.1:$HTTPS"
 [broker]
 mqtt = "127.0.0.1:$EDGETLS"
+amqp = ""
 https = ""
 plain_mqtt = "127.0.0.1:$EDGE"
+plain_amqp = "127.0.0.1:$EDGEAMQP"
 TOML
 edge 0 "$T/edge"
 as_module=(-azure -hub localhost -key "$KEY" -pubid 'gw/pub{i}' -subid 'gw/sub{i}')

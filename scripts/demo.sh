@@ -54,7 +54,7 @@ ready() {
 }
 
 MQTT=$(port 8883) AMQP=$(port 5671) HTTPS=$(port 443) OPS=$(port 9600)
-EDGE=$(port 18883)
+EDGE=$(port 18883) EDGEAMQP=$(port 15671)
 
 echo "1. a hub (data in .demo/hub, log in .demo/hub.log)"
 "$S" hub run --data "$D/hub" --hostname localhost --mqtt "127.0.0.1:$MQTT" --amqp "127.0.0.1:$AMQP" --https "127.0.0.1:$HTTPS" \
@@ -84,6 +84,7 @@ https = "127.0.0.1:$HTTPS"
 
 [broker]
 mqtt = "127.0.0.1:$EDGE"
+amqp = "127.0.0.1:$EDGEAMQP"
 https = ""
 TOML
 

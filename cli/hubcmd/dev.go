@@ -131,9 +131,11 @@ func (d *dev) edge(identity string, root []byte, hub server.Addresses) (node.Con
 	cfg := node.Default()
 	cfg.DataDir, cfg.Hostname, cfg.Version = dir, "localhost", version.Read().Version
 	cfg.Builtins = edgecmd.BuiltinNames()
-	cfg.Broker.MQTT, cfg.Broker.HTTPS = "127.0.0.1:18883", "" // the standard ports are the hub's
-	if err := d.settle(&cfg.Broker.MQTT, ""); err != nil {
-		return cfg, err
+	cfg.Broker.MQTT, cfg.Broker.AMQP, cfg.Broker.HTTPS = "127.0.0.1:18883", "127.0.0.1:15671", "" // the standard ports are the hub's
+	for _, address := range []*string{&cfg.Broker.MQTT, &cfg.Broker.AMQP} {
+		if err := d.settle(address, ""); err != nil {
+			return cfg, err
+		}
 	}
 	cfg.Upstream = node.Upstream{MQTT: loopback(hub.MQTT), HTTPS: loopback(hub.HTTPS)}
 	cfg.TrustBundle = filepath.Join(dir, "hub-root.pem")

@@ -62,8 +62,10 @@ type EdgeCA struct {
 // Broker is where modules and devices connect. An empty address is off.
 type Broker struct {
 	MQTT      string // over TLS
+	AMQP      string // over TLS
 	HTTPS     string // WebSocket
 	PlainMQTT string // without TLS, for measurements only
+	PlainAMQP string // the same
 
 	MaxConnections int // on all of them
 	Window         int // messages under way to one input without acknowledgement
@@ -85,7 +87,7 @@ type Upstream struct {
 // Default is the configuration of an empty file.
 func Default() Config {
 	return Config{
-		Broker: Broker{MQTT: ":8883", HTTPS: ":443", MaxConnections: 1000, Window: 64},
+		Broker: Broker{MQTT: ":8883", AMQP: ":5671", HTTPS: ":443", MaxConnections: 1000, Window: 64},
 		Store:  Store{MaxBytes: 2 << 30},
 	}
 }

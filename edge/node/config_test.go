@@ -66,8 +66,10 @@ RuntimeLogLevel = "debug"
 engine = "process"
 [broker]
 mqtt = "127.0.0.1:18883"
+amqp = "127.0.0.1:15671"
 https = ""
 plain_mqtt = "127.0.0.1:11883"
+plain_amqp = "127.0.0.1:15672"
 max_connections = 50
 window = 8
 [store]
@@ -88,7 +90,7 @@ max_retries = "infinite"
 		Provisioning: Provisioning{Hub: "hub.example.net", Device: "gw-1", Key: []byte{0, 1, 2, 3, 4, 5, 6, 7}},
 		EdgeCA:       EdgeCA{CertFile: "/etc/ca.pem", KeyFile: "/etc/ca.key"},
 		AgentEnv:     map[string]string{"RuntimeLogLevel": "debug"},
-		Broker:       Broker{MQTT: "127.0.0.1:18883", PlainMQTT: "127.0.0.1:11883", MaxConnections: 50, Window: 8},
+		Broker:       Broker{MQTT: "127.0.0.1:18883", AMQP: "127.0.0.1:15671", PlainMQTT: "127.0.0.1:11883", PlainAMQP: "127.0.0.1:15672", MaxConnections: 50, Window: 8},
 		Store:        Store{MaxBytes: 3 << 29, Policy: queue.DropOldest, MaxAge: 7 * day},
 		Upstream:     Upstream{MQTT: "10.0.0.1:8883", HTTPS: "10.0.0.1:443"},
 		Warnings:     []string{"agent.name has no effect here", "watchdog has no effect here"},

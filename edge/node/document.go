@@ -74,8 +74,10 @@ type document struct {
 
 	Broker struct {
 		MQTT           string `toml:"mqtt"`
+		AMQP           string `toml:"amqp"`
 		HTTPS          string `toml:"https"`
 		PlainMQTT      string `toml:"plain_mqtt"`
+		PlainAMQP      string `toml:"plain_amqp"`
 		MaxConnections int    `toml:"max_connections"`
 		Window         int    `toml:"window"`
 	} `toml:"broker"`
@@ -157,7 +159,7 @@ var foreignKeys = []foreign{
 func parse(text []byte, dir string) (cfg Config, secret bool, err error) {
 	cfg = Default()
 	var d document
-	d.Broker.MQTT, d.Broker.HTTPS = cfg.Broker.MQTT, cfg.Broker.HTTPS
+	d.Broker.MQTT, d.Broker.AMQP, d.Broker.HTTPS = cfg.Broker.MQTT, cfg.Broker.AMQP, cfg.Broker.HTTPS
 	d.Broker.MaxConnections, d.Broker.Window = cfg.Broker.MaxConnections, cfg.Broker.Window
 	d.Store.MaxBytes, d.Store.Policy = size(cfg.Store.MaxBytes), "refuse"
 	d.Runtime.Engine = "process"
@@ -315,11 +317,12 @@ func (d *document) authority(ca *EdgeCA, at place) (err error) {
 
 func (d *document) broker(cfg *Config) error {
 	b := &d.Broker
-	cfg.Broker = Broker{MQTT: b.MQTT, HTTPS: b.HTTPS, PlainMQTT: b.PlainMQTT, MaxConnections: b.MaxConnections, Window: b.Window}
+	cfg.Broker = Broker(*b)
 	cfg.Upstream = Upstream(d.Upstream)
 	errs := []error{
-		checkAddress("broker.mqtt", b.MQTT, false), checkAddress("broker.https", b.HTTPS, false),
-		checkAddress("broker.plain_mqtt", b.PlainMQTT, false),
+		checkAddress("broker.mqtt", b.MQTT, false), checkAddress("broker.amqp", b.AMQP, false),
+		checkAddress("broker.https", b.HTTPS, false),
+		checkAddress("broker.plain_mqtt", b.PlainMQTT, false), checkAddress("broker.plain_amqp", b.PlainAMQP, false),
 		checkAddress("upstream.mqtt", d.Upstream.MQTT, true), checkAddress("upstream.https", d.Upstream.HTTPS, true),
 	}
 	if b.MaxConnections < 1 {

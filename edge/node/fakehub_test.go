@@ -180,7 +180,7 @@ func (h *fakeHub) config(t *testing.T) Config {
 	cfg.DataDir = filepath.Join(t.TempDir(), "edge")
 	cfg.Hostname = "localhost"
 	cfg.TrustBundle = h.root
-	cfg.Broker.MQTT, cfg.Broker.HTTPS = "127.0.0.1:0", ""
+	cfg.Broker.MQTT, cfg.Broker.AMQP, cfg.Broker.HTTPS = "127.0.0.1:0", "", ""
 	cfg.Upstream = Upstream{MQTT: h.mqtt, HTTPS: h.https}
 	if err := cfg.Provisioning.SetConnectionString("HostName=hub.test;DeviceId=" + testDevice + ";SharedAccessKey=" + testKey); err != nil {
 		t.Fatal(err)

@@ -44,9 +44,9 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Lo
 	return nil
 }
 
-// serveWebSockets serves MQTT over WebSocket until ctx ends.
-func serveWebSockets(ctx context.Context, l net.Listener, mqtt wshead.Server, log *slog.Logger) error {
-	ws := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtt}, log)
+// serveWebSockets serves heads over WebSocket until ctx ends.
+func serveWebSockets(ctx context.Context, l net.Listener, heads map[string]wshead.Server, log *slog.Logger) error {
+	ws := wshead.New(heads, log)
 	defer ws.Close()
 	return serveHTTP(ctx, l, devices(ws), log)
 }
@@ -58,7 +58,7 @@ func devices(ws *wshead.Handler) http.Handler {
 			ws.ServeHTTP(w, r)
 			return
 		}
-		text, _ := json.Marshal(map[string]string{"Message": "this gateway serves MQTT over WebSocket here; it has nothing at " + r.URL.Path})
+		text, _ := json.Marshal(map[string]string{"Message": "this gateway serves MQTT and AMQP over WebSocket here; it has nothing at " + r.URL.Path})
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = w.Write(text) // whoever asked has gone

@@ -335,7 +335,8 @@ func TestConfigMustBeWhole(t *testing.T) {
 func TestListenersAndOperations(t *testing.T) {
 	h := newFakeHub(t)
 	cfg := h.config(t)
-	cfg.Broker.HTTPS, cfg.Broker.PlainMQTT, cfg.Ops = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Broker.AMQP, cfg.Broker.HTTPS, cfg.Ops = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Broker.PlainMQTT, cfg.Broker.PlainAMQP = "127.0.0.1:0", "127.0.0.1:0"
 	h.deploy(t, `{"talk":`+teller(1, "c")+`}`, upstreamRoute)
 	r := run(t, cfg)
 	h.bodies(t, 1)
@@ -344,7 +345,7 @@ func TestListenersAndOperations(t *testing.T) {
 		name, value, _ := strings.Cut(field, "=")
 		at[name] = value
 	}
-	if at["device"] != testDevice || at["mqtt"] == "" || at["plain-mqtt"] == "" {
+	if at["device"] != testDevice || at["mqtt"] == "" || at["plain-mqtt"] == "" || at["amqp"] == "" || at["plain-amqp"] == "" {
 		t.Errorf("the summary is %q", r.Summary())
 	}
 
@@ -357,7 +358,7 @@ func TestListenersAndOperations(t *testing.T) {
 	}
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if resp.StatusCode != 404 || !strings.Contains(string(body), "MQTT over WebSocket") {
+	if resp.StatusCode != 404 || !strings.Contains(string(body), "MQTT and AMQP over WebSocket") {
 		t.Errorf("HTTPS answers %d %s", resp.StatusCode, body)
 	}
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,9 @@ import (
 	"github.com/selvedge-io/selvedge/edge/runtime/process"
 	"github.com/selvedge-io/selvedge/edge/upstream"
 	"github.com/selvedge-io/selvedge/edge/workload"
+	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/head/mqtthead"
+	"github.com/selvedge-io/selvedge/head/wshead"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/manifest"
@@ -60,6 +63,7 @@ type parts struct {
 	link       *upstream.Link
 	broker     *broker.Broker
 	mqtt       *mqtthead.Server
+	amqp       *amqphead.Server
 	listeners  []listener
 	sockets    *workload.Server
 	agent      *agent.Agent
@@ -232,25 +236,35 @@ func (p *parts) dial(ctx context.Context, of ident.ID) (upstream.Conn, error) {
 
 // serve lets modules and devices in.
 func (p *parts) serve(l *layers) error {
-	p.mqtt = mqtthead.New(mqtthead.Config{Backend: p.broker, Log: p.log, MaxConnections: p.cfg.Broker.MaxConnections})
 	b, secure := p.cfg.Broker, p.certified.TLS()
-	if b.MQTT == "" && b.PlainMQTT == "" && b.HTTPS == "" {
+	p.mqtt = mqtthead.New(mqtthead.Config{Backend: p.broker, Log: p.log, MaxConnections: b.MaxConnections})
+	p.amqp = amqphead.New(amqphead.Config{Backend: p.broker, Log: p.log, MaxConnections: b.MaxConnections})
+	if b.MQTT+b.AMQP+b.PlainMQTT+b.PlainAMQP+b.HTTPS == "" {
 		return errors.New("broker: all listeners are off, so no module could connect; set broker.mqtt")
 	}
-	if b.MQTT != "" {
-		at, err := p.listen("mqtt", "broker.mqtt", b.MQTT)
+	for _, head := range []struct {
+		protocol, name, key, addr string
+		plain                     bool
+		serve                     func(context.Context, net.Listener) error
+	}{
+		{"MQTT", "mqtt", "broker.mqtt", b.MQTT, false, p.mqtt.Serve},
+		{"AMQP", "amqp", "broker.amqp", b.AMQP, false, p.amqp.Serve},
+		{"MQTT", "plain-mqtt", "broker.plain_mqtt", b.PlainMQTT, true, p.mqtt.Serve},
+		{"AMQP", "plain-amqp", "broker.plain_amqp", b.PlainAMQP, true, p.amqp.Serve},
+	} {
+		if head.addr == "" {
+			continue
+		}
+		at, err := p.listen(head.name, head.key, head.addr)
 		if err != nil {
 			return err
 		}
-		l.run("MQTT listener", func(ctx context.Context) error { return p.mqtt.Serve(ctx, tls.NewListener(at, secure)) })
-	}
-	if b.PlainMQTT != "" {
-		at, err := p.listen("plain-mqtt", "broker.plain_mqtt", b.PlainMQTT)
-		if err != nil {
-			return err
+		if head.plain {
+			p.log.Warn(head.protocol+" without TLS is on: for measurements only", "address", at.Addr())
+		} else {
+			at = tls.NewListener(at, secure)
 		}
-		p.log.Warn("MQTT without TLS is on: for measurements only", "address", at.Addr())
-		l.run("plain MQTT listener", func(ctx context.Context) error { return p.mqtt.Serve(ctx, at) })
+		l.run(head.name+" listener", func(ctx context.Context) error { return head.serve(ctx, at) })
 	}
 	if b.HTTPS == "" {
 		return nil
@@ -259,8 +273,9 @@ func (p *parts) serve(l *layers) error {
 	if err != nil {
 		return err
 	}
+	heads := map[string]wshead.Server{wshead.MQTT: p.mqtt, wshead.AMQP: p.amqp}
 	l.run("HTTPS listener", func(ctx context.Context) error {
-		return serveWebSockets(ctx, tls.NewListener(at, secure), p.mqtt, p.log)
+		return serveWebSockets(ctx, tls.NewListener(at, secure), heads, p.log)
 	})
 	return nil
 }
@@ -318,11 +333,14 @@ func (p *parts) run(l *layers) (err error) {
 // environment is what modules are told beside the original's variables: where the
 // broker is when its host name or port would not lead there.
 func (p *parts) environment() map[string]string {
-	i := slices.IndexFunc(p.listeners, func(l listener) bool { return l.name == "mqtt" })
-	if i < 0 {
-		return nil
+	told := map[string]string{}
+	for _, l := range p.listeners {
+		switch l.name {
+		case "mqtt", "amqp", "https":
+			told["SELVEDGE_GATEWAY_"+strings.ToUpper(l.name)] = near(l.addr)
+		}
 	}
-	return map[string]string{"SELVEDGE_GATEWAY_MQTT": near(p.listeners[i].addr)}
+	return told
 }
 
 // resync learns, each time the link comes up, what changed at the hub meanwhile.

@@ -12,7 +12,8 @@ import (
 type EdgeOptions struct {
 	Device   string // its id, which must be registered
 	Host     string // its own name, localhost unless given
-	MQTT     string // addresses of its broker; a free one and none unless given
+	MQTT     string // addresses of its broker; free ones and none for HTTPS unless given
+	AMQP     string
 	HTTPS    string
 	HubMQTT  string   // where the hub is; its own addresses unless given
 	HubHTTPS string   //
@@ -27,6 +28,7 @@ type Edge struct {
 	Config string // its configuration file
 	Host   string
 	MQTT   string
+	AMQP   string
 	Self   Identity // of the device
 
 	env []string
@@ -45,7 +47,7 @@ func StartEdge(t testing.TB, h *Hub, o EdgeOptions) *Edge {
 func PlanEdge(t testing.TB, h *Hub, o EdgeOptions) *Edge {
 	t.Helper()
 	dir := t.TempDir()
-	e := &Edge{Dir: filepath.Join(dir, "edge"), Config: filepath.Join(dir, "edge.toml"), Host: o.Host, MQTT: o.MQTT, env: o.Env}
+	e := &Edge{Dir: filepath.Join(dir, "edge"), Config: filepath.Join(dir, "edge.toml"), Host: o.Host, MQTT: o.MQTT, AMQP: o.AMQP, env: o.Env}
 	set := func(s *string, or string) {
 		if *s == "" {
 			*s = or
@@ -54,6 +56,9 @@ func PlanEdge(t testing.TB, h *Hub, o EdgeOptions) *Edge {
 	set(&e.Host, "localhost")
 	if e.MQTT == "" {
 		e.MQTT = FreeAddress(t)
+	}
+	if e.AMQP == "" {
+		e.AMQP = FreeAddress(t)
 	}
 	set(&o.HubMQTT, h.MQTT)
 	set(&o.HubHTTPS, h.HTTPS)
@@ -74,10 +79,11 @@ https = %q
 
 [broker]
 mqtt = %q
+amqp = %q
 https = %q
 
 %s
-`, e.Host, "file://"+h.CA, cs, o.HubMQTT, o.HubHTTPS, e.MQTT, o.HTTPS, o.TOML)
+`, e.Host, "file://"+h.CA, cs, o.HubMQTT, o.HubHTTPS, e.MQTT, e.AMQP, o.HTTPS, o.TOML)
 	if err := os.WriteFile(e.Config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
