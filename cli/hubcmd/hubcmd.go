@@ -69,6 +69,7 @@ func run(env *Env) *cobra.Command {
 	f.StringVar(&cfg.PlainMQTT, "plain-mqtt", "", "address for MQTT without TLS; for measurements only")
 	f.StringVar(&cfg.PlainAMQP, "plain-amqp", "", "address for AMQP without TLS; for measurements only")
 	f.IntVar(&cfg.Partitions, "partitions", cfg.Partitions, "partitions of the event stream, fixed at the first start")
+	f.StringSliceVar(&cfg.ConsumerGroups, "consumer-group", nil, "consumer group of the event stream besides $Default; repeatable")
 	f.DurationVar(&cfg.Retention, "retention", cfg.Retention, "how long events are kept")
 	f.BoolVar(&cfg.TwinEvents, "twin-events", false, "put changes of twins into the event stream too")
 	f.BoolVar(&cfg.TestFaults, "test-faults", false, "obey the fault-injection properties of the SDKs' own test suites")

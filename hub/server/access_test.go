@@ -92,6 +92,9 @@ func TestConfig(t *testing.T) {
 		"AMQP":           func(c *Config) { c.AMQP = "5671" },
 		"HTTPS":          func(c *Config) { c.HTTPS = "localhost" },
 		"partitions":     func(c *Config) { c.Partitions = 0 },
+		"consumer group": func(c *Config) { c.ConsumerGroups = []string{"a b"} },
+		"twice":          func(c *Config) { c.ConsumerGroups = []string{"one", "One"} },
+		"besides":        func(c *Config) { c.ConsumerGroups = strings.Fields(strings.Repeat("x ", maxGroups)) },
 		"kept":           func(c *Config) { c.Retention = 0 },
 	} {
 		cfg := Default()

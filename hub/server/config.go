@@ -33,6 +33,8 @@ type Config struct {
 
 	// Partitions of the event stream; what counts is the number at the first start.
 	Partitions int
+	// ConsumerGroups of the event stream besides $Default.
+	ConsumerGroups []string
 	// Retention is how long events are kept, RetentionBytes how many bytes of them;
 	// the oldest go first. No bytes are no bound.
 	Retention      time.Duration
@@ -106,11 +108,36 @@ func (c *Config) check() error {
 	if c.Partitions < 1 || c.Partitions > events.MaxPartitions {
 		return fmt.Errorf("the event stream can have 1 to %d partitions, not %d", events.MaxPartitions, c.Partitions)
 	}
+	if err := checkGroups(c.ConsumerGroups); err != nil {
+		return err
+	}
 	if c.Retention < minRetention {
 		return fmt.Errorf("events must be kept for %v at least, not %v", minRetention, c.Retention)
 	}
 	if c.RetentionBytes < 0 {
 		return errors.New("events cannot have less than no bytes")
+	}
+	return nil
+}
+
+// maxGroups is how many consumer groups there can be, $Default included, as in Azure.
+const maxGroups = 20
+
+// checkGroups says what is wrong with the names of consumer groups (Event Hubs: up to 50
+// letters, digits, periods, hyphens and underscores).
+func checkGroups(names []string) error {
+	if len(names) >= maxGroups {
+		return fmt.Errorf("there can be %d consumer groups besides %s, not %d", maxGroups-1, events.DefaultGroup, len(names))
+	}
+	seen := map[string]bool{strings.ToLower(events.DefaultGroup): true}
+	for _, name := range names {
+		if name == "" || len(name) > 50 || strings.Trim(name, "._-") != name || !isHostname(name) {
+			return fmt.Errorf("%q cannot be the name of a consumer group; take letters, digits, periods, hyphens and underscores", name)
+		}
+		if seen[strings.ToLower(name)] {
+			return fmt.Errorf("the consumer group %q is named twice", name)
+		}
+		seen[strings.ToLower(name)] = true
 	}
 	return nil
 }

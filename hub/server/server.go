@@ -175,7 +175,7 @@ func (s *Server) fill(ctx context.Context, r *rooms) error {
 	if err != nil {
 		return err
 	}
-	if r.events, err = events.Open(events.Config{Dir: filepath.Join(s.cfg.DataDir, eventsName), Partitions: partitions,
+	if r.events, err = events.Open(events.Config{Dir: filepath.Join(s.cfg.DataDir, eventsName), Partitions: partitions, Groups: s.cfg.ConsumerGroups,
 		MaxAge: s.cfg.Retention, MaxBytes: s.cfg.RetentionBytes, Log: s.log}); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ type crowd struct {
 
 // join adds t, or says why not, after which it need not leave. Those it displaces have
 // left; they are told.
-func (o *owners) join(t *tail) error {
+func (o *owners) join(t *tail) *amqp.Error {
 	o.mu.Lock()
 	c := o.at[t.slot]
 	if c == nil {

@@ -24,14 +24,12 @@ func (s *Service) redirect(ctx context.Context, a *attaching) {
 		address = a.Source.Address
 	}
 	err := s.redirection(a.Conn().Peer().Hostname, address)
-	if a.Role == amqp.RoleReceiver {
-		if r, ok := a.receiver(ctx, amqp.Receiving{}, amqp.ReceiverFuncs{OnDetached: func(*amqp.Receiver, error) { a.gone() }}); ok {
-			r.Detach(err)
-		}
+	if a.Role == amqp.RoleSender {
+		a.turnAway(err)
 		return
 	}
-	if l, ok := a.sender(ctx, amqp.Accepting{}, amqp.SenderFuncs{OnDetached: func(*amqp.Sender, error) { a.gone() }}); ok {
-		l.Detach(err)
+	if r, ok := a.receiver(ctx, amqp.Receiving{}, amqp.ReceiverFuncs{OnDetached: func(*amqp.Receiver, error) { a.gone() }}); ok {
+		r.Detach(err)
 	}
 }
 

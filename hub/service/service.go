@@ -205,6 +205,21 @@ func (a *attaching) receiver(ctx context.Context, how amqp.Receiving, events amq
 	return r, true
 }
 
+// turnAway attaches a link on which the hub would send and ends it at once: a redirect
+// and the loss of a partition are understood only from links that there have been.
+func (a *attaching) turnAway(why *amqp.Error) {
+	if why.Condition != amqp.ErrStolen && why.Condition != amqp.ErrLinkRedirect {
+		a.refuse(why)
+		return
+	}
+	s, err := a.Sender(amqp.Accepting{}, amqp.SenderFuncs{OnDetached: func(*amqp.Sender, error) { a.gone() }})
+	if err != nil {
+		a.gone()
+		return
+	}
+	s.Detach(why)
+}
+
 // refuse answers no.
 func (a *attaching) refuse(err *amqp.Error) {
 	a.gone()

@@ -51,7 +51,7 @@ func (s *Service) giveEvents(ctx context.Context, a *attaching) {
 	}
 	defer t.from.Close()
 	if err := s.owners.join(t); err != nil {
-		a.refuse(errorOf(err))
+		a.turnAway(err)
 		return
 	}
 	defer s.owners.leave(t)
