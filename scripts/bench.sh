@@ -8,6 +8,7 @@
 # BENCH_DIR a directory on a real disk for data (/tmp), BENCH_ONLY a pattern of
 # scenarios to keep.
 set -euo pipefail
+{ # read whole before it runs, since a run takes long and files change
 
 [ $# -ge 1 ] || { echo "usage: $0 LOADGEN [ROUNDS]" >&2; exit 2; }
 LOADGEN=$(cd "$1" && pwd)
@@ -15,7 +16,6 @@ ROUNDS=${2:-3}
 DUR=${BENCH_DUR:-8s}
 ONLY=${BENCH_ONLY:-.}
 cd "$(dirname "$0")/.."
-S=$PWD/bin/selvedge
 
 [ "$(nproc)" -ge 2 ] || { echo "bench: two cores are needed, one for the server and one for the generator" >&2; exit 1; }
 if ! command -v mosquitto >/dev/null; then
@@ -38,6 +38,8 @@ case $(stat -f -c %T "$T") in
   tmpfs|ramfs) echo "bench: $T is in memory, syncs cost nothing there; set BENCH_DIR to a directory on a disk" >&2; exit 1 ;;
 esac
 (cd "$LOADGEN" && go build -o "$T/loadgen" .)
+cp bin/selvedge "$T/selvedge" # this build, whatever is built meanwhile
+S=$T/selvedge
 
 die() { echo "bench: $1" >&2; [ -s "$T/server.log" ] && tail -n 20 "$T/server.log" >&2; exit 1; }
 open() { # PORT: wait until something listens there
@@ -214,3 +216,5 @@ echo
 bar() { awk -v v="$1" -v most="$2" 'BEGIN {printf "%s: <= %s MB", v <= most ? "met" : "MISSED", most}'; }
 printf '%-31s %8s MB  %s\n' "edge, idle" "$EDGE_IDLE" "$(bar "$EDGE_IDLE" 30)" "hub, idle" "$HUB_IDLE" "$(bar "$HUB_IDLE" 60)"
 printf '%-31s %8s MB\n' "edge, at rest after 11 modules" "$EDGE_RSS" "hub, at rest after registering" "$HUB_RSS"
+exit
+}
