@@ -65,6 +65,18 @@ func (b *Builder) Long(key string, v int64) {
 	b.enc.long(v)
 }
 
+// Ulong adds an unsigned long integer to the open section.
+func (b *Builder) Ulong(key string, v uint64) {
+	b.key(key)
+	b.enc.ulong(v)
+}
+
+// Ubyte adds an unsigned byte to the open section.
+func (b *Builder) Ubyte(key string, v uint8) {
+	b.key(key)
+	b.enc.ubyte(v)
+}
+
 // Time adds a timestamp, in whole milliseconds, to the open section.
 func (b *Builder) Time(key string, v time.Time) {
 	b.key(key)

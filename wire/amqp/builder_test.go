@@ -13,7 +13,7 @@ func TestBuilderMakesWhatAppendMakes(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	m := Message{
 		DeliveryAnnotations:   Map{{Symbol("n"), int64(1 << 40)}},
-		Annotations:           Map{{Symbol("a"), "b"}, {Symbol("t"), at}, {Symbol("long"), long}},
+		Annotations:           Map{{Symbol("a"), "b"}, {Symbol("t"), at}, {Symbol("n"), uint64(300)}, {Symbol("m"), uint8(7)}, {Symbol("long"), long}},
 		Properties:            Properties{MessageID: "id", ContentType: "application/json", CreationTime: at},
 		ApplicationProperties: Map{{"k", "v"}, {"", ""}},
 		Data:                  [][]byte{[]byte("body")},
@@ -31,6 +31,8 @@ func TestBuilderMakesWhatAppendMakes(t *testing.T) {
 		b.Annotations()
 		b.Text("a", "b")
 		b.Time("t", at)
+		b.Ulong("n", 300)
+		b.Ubyte("m", 7)
 		b.Text("long", long)
 		b.End()
 		b.Properties(&m.Properties)
