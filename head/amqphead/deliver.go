@@ -1,9 +1,9 @@
 package amqphead
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -19,12 +19,14 @@ type pipe struct {
 	flow head.Flow
 	box  outbox
 	last *amqp.Sender // under peer.mu
+
+	locks uuid.UUID // the tokens of locks begin like it
 }
 
 var _ amqp.SenderEvents = (*pipe)(nil)
 
 func (x *pipe) init(p *peer, f head.Flow) {
-	x.p, x.flow = p, f
+	x.p, x.flow, x.locks = p, f, uuid.New()
 	x.box.sent = func(d parcel) { p.later(f, d.token, head.Completed) }
 	x.box.failed = func(d parcel, err error) {
 		p.c.srv.refuse(p.c.remote, "message does not fit the AMQP link of the device", "device", p.id.Device, "module", p.id.Module, "err", err)
@@ -96,32 +98,44 @@ func (x *pipe) Disposed(s *amqp.Sender, d amqp.Disposition) {
 	}
 }
 
+// builders encode deliveries; what is sent is copied.
+var builders = sync.Pool{New: func() any { return new(amqp.Builder) }}
+
+// maxKept is the largest buffer that goes back to the pool, in bytes.
+const maxKept = 64 << 10
+
 // Deliver implements head.Device.
 func (p *peer) Deliver(f head.Flow, batch []head.Delivery) {
 	x := &p.toDevice
 	if f == head.Inputs {
 		x = &p.inputs
 	}
+	b := builders.Get().(*amqp.Builder)
 	for i := range batch {
 		d := &batch[i]
-		tag, lock := lockOf(d.Message.System.LockToken)
-		b, err := appendDelivery(nil, f, p.id, d.Message, lock)
+		tag, lock := x.lockOf(d.Message.System.LockToken, d.Token)
+		buildDelivery(b, f, p.id, d.Message, lock)
+		payload, err := b.Bytes()
 		if err != nil {
 			p.later(f, d.Token, head.Rejected)
 			continue
 		}
 		// What finds no room stays unsettled, and comes again.
-		x.box.put(parcel{payload: b, tag: tag[:], token: d.Token, same: d.Message.System.Sequence})
+		x.box.put(parcel{payload: payload, delivery: true, tag: tag, token: d.Token, same: d.Message.System.Sequence})
+	}
+	if kept, _ := b.Bytes(); cap(kept) <= maxKept {
+		builders.Put(b)
 	}
 }
 
 // lockOf is the delivery-tag for a lock token, which .NET reads as a GUID: its bytes
-// with the first three groups little-endian. A message without one gets one.
-func lockOf(text string) (tag [16]byte, lock string) {
+// with the first three groups little-endian. A message without one gets one that is
+// unique on its link.
+func (x *pipe) lockOf(text string, token uint64) (tag [16]byte, lock string) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		rand.Read(id[:]) // never fails
-		id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+		id = x.locks
+		binary.BigEndian.PutUint64(id[8:], token^binary.BigEndian.Uint64(x.locks[8:]))
 		text = id.String()
 	}
 	return guid(id), text
@@ -136,83 +150,81 @@ func guid(id [16]byte) (b [16]byte) {
 	return b
 }
 
-// appendDelivery encodes a message on its way to a device or to a module's input
+// buildDelivery encodes a message on its way to a device or to a module's input
 // (device-protocol 4.2). C wants all application properties to be strings.
-func appendDelivery(dst []byte, f head.Flow, id ident.ID, m *message.Message, lock string) ([]byte, error) {
+func buildDelivery(b *amqp.Builder, f head.Flow, id ident.ID, m *message.Message, lock string) {
 	s := &m.System
-	out := amqp.Message{
-		Properties: amqp.Properties{
-			To:                 s.To,
-			ContentType:        amqp.Symbol(s.ContentType),
-			ContentEncoding:    amqp.Symbol(s.ContentEncoding),
-			AbsoluteExpiryTime: s.Expiry,
-		},
-		Data: [][]byte{m.Body},
-	}
-	if s.MessageID != "" {
-		out.Properties.MessageID = s.MessageID
-	}
-	if s.CorrelationID != "" {
-		out.Properties.CorrelationID = s.CorrelationID
-	}
-	if s.UserID != "" {
-		out.Properties.UserID = []byte(s.UserID)
-	}
-	note := func(key amqp.Symbol, v any) {
-		out.Annotations = append(out.Annotations, amqp.Entry{Key: key, Value: v})
-	}
-	text := func(key amqp.Symbol, v string) {
+	text := func(key, v string) {
 		if v != "" {
-			note(key, v)
+			b.Text(key, v)
 		}
 	}
-	note("x-opt-lock-token", lock)
+	to := s.To
+	b.Reset()
+	b.Annotations()
+	b.Text("x-opt-lock-token", lock)
 	if f == head.ToDevice {
-		note("x-opt-sequence-number", s.Sequence)
+		if to == "" {
+			to = "/" + id.Resource() + "/messages/devicebound"
+		}
+		b.Ulong("x-opt-sequence-number", s.Sequence)
 		if !s.Enqueued.IsZero() {
-			note("iothub-enqueuedtime", s.Enqueued)
+			b.Time("iothub-enqueuedtime", s.Enqueued)
 		}
-		note("iothub-deliverycount", s.DeliveryCount)
-		if s.To == "" {
-			out.Properties.To = "/" + id.Resource() + "/messages/devicebound"
-		}
+		b.Ubyte("iothub-deliverycount", s.DeliveryCount)
 	} else {
-		note("x-opt-input-name", s.Input)
-		device := s.ConnectionDevice
-		if device == "" {
-			device = id.Device
+		b.Text("x-opt-input-name", s.Input)
+		if s.ConnectionDevice != "" {
+			b.Text("iothub-connection-device-id", s.ConnectionDevice)
+		} else {
+			b.Text("iothub-connection-device-id", id.Device)
 		}
-		note("iothub-connection-device-id", device)
 		text("iothub-connection-module-id", s.ConnectionModule)
 		text(noteInterface, s.InterfaceID)
 		text(noteComponent, s.Component)
 	}
-	property := func(name, v string) {
-		if v != "" {
-			out.ApplicationProperties = append(out.ApplicationProperties, amqp.Entry{Key: name, Value: v})
-		}
+	b.End()
+	properties := amqp.Properties{
+		To:                 to,
+		ContentType:        amqp.Symbol(s.ContentType),
+		ContentEncoding:    amqp.Symbol(s.ContentEncoding),
+		AbsoluteExpiryTime: s.Expiry,
 	}
-	property(propCreation, creation(s.CreationTime))
+	if s.MessageID != "" {
+		properties.MessageID = s.MessageID
+	}
+	if s.CorrelationID != "" {
+		properties.CorrelationID = s.CorrelationID
+	}
+	if s.UserID != "" {
+		properties.UserID = []byte(s.UserID)
+	}
+	b.Properties(&properties)
+	b.ApplicationProperties()
+	text(propCreation, creation(s.CreationTime))
 	if f == head.Inputs {
-		property(propSchema, s.Schema)
-	}
-	property(propOperation, s.Operation)
-	switch s.Ack {
-	case "none", "positive", "negative", "full": // .NET throws on others
-		if f == head.ToDevice {
-			property(propAck, s.Ack)
+		text(propSchema, s.Schema)
+	} else {
+		switch s.Ack {
+		case "none", "positive", "negative", "full": // .NET throws on others
+			b.Text(propAck, s.Ack)
 		}
 	}
-	for _, p := range m.Properties {
-		if p.Name != "" {
-			out.ApplicationProperties = append(out.ApplicationProperties, amqp.Entry{Key: p.Name, Value: p.Value})
+	text(propOperation, s.Operation)
+	for i := range m.Properties {
+		if m.Properties[i].Name != "" {
+			b.Text(m.Properties[i].Name, m.Properties[i].Value)
 		}
 	}
-	return out.Append(dst)
+	b.End()
+	b.Data(m.Body)
 }
 
 // creation is the creation time in the one form that .NET reads, or nothing.
 func creation(s string) string {
+	if s == "" {
+		return ""
+	}
 	t, ok := message.ParseTime(s)
 	if !ok {
 		return ""

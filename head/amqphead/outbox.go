@@ -18,9 +18,12 @@ const (
 // parcel is an encoded message on its way to the peer.
 type parcel struct {
 	payload []byte
-	tag     []byte
-	token   uint64 // of a delivery
-	same    uint64 // two parcels with one such number are the same message; 0: none
+
+	// Of deliveries only.
+	delivery bool
+	tag      [16]byte
+	token    uint64
+	same     uint64 // two parcels with one such number are the same message; 0: none
 }
 
 // outbox sends on one link while the peer gives credit, and keeps what it cannot send.
@@ -98,7 +101,11 @@ func (o *outbox) pump() {
 
 // send is false when p has to wait.
 func (o *outbox) send(p parcel) bool {
-	_, err := o.link.Send(amqp.Sending{Tag: p.tag, Payload: p.payload, Ref: p.token})
+	sending := amqp.Sending{Payload: p.payload}
+	if p.delivery {
+		sending.Tag, sending.Ref = p.tag[:], p.token
+	}
+	_, err := o.link.Send(sending)
 	mode, _ := o.link.SettleModes()
 	switch {
 	case errors.Is(err, amqp.ErrNotReady):
