@@ -11,10 +11,10 @@ import (
 // dealt out to the partitions there are.
 const logicalPartitions = 1<<15 - 1
 
-// partitionOf gives the partition of a device as Azure does, because clients
+// PartitionOf gives the partition of a device among count as Azure does, because clients
 // compute it too and listen only there: lookup3 over the upper-cased id, folded to
 // 16 signed bits, cut into count ranges of which the first ones are wider by one.
-func partitionOf(device string, count int) int {
+func PartitionOf(device string, count int) int {
 	var room [ident.MaxLength]byte
 	key := room[:0]
 	for i := range len(device) {

@@ -25,11 +25,11 @@ func TestPartitionOf(t *testing.T) {
 		seen := map[int]int{}
 		for i := range 200 * count {
 			id := fmt.Sprintf("Device-%d", i)
-			p := partitionOf(id, count)
+			p := PartitionOf(id, count)
 			if p < 0 || p >= count {
 				t.Fatalf("%d partitions: %q in %d", count, id, p)
 			}
-			if other := partitionOf(strings.ToUpper(id), count); other != p {
+			if other := PartitionOf(strings.ToUpper(id), count); other != p {
 				t.Fatalf("%q in %d, upper-cased in %d", id, p, other)
 			}
 			seen[p]++
@@ -40,7 +40,7 @@ func TestPartitionOf(t *testing.T) {
 			}
 		}
 	}
-	if partitionOf(strings.Repeat("long", 100), 4) > 3 {
+	if PartitionOf(strings.Repeat("long", 100), 4) > 3 {
 		t.Error("a long id has no partition")
 	}
 }

@@ -13,6 +13,13 @@ import (
 	"github.com/selvedge-io/selvedge/model/message"
 )
 
+// AppendJSON adds the event as one line of JSON, with its newline, behind dst.
+func (e *Event) AppendJSON(dst []byte) []byte {
+	w := writer{line: dst}
+	w.event(e)
+	return w.line
+}
+
 // timeForm is how times are written, to the millisecond.
 const timeForm = "2006-01-02T15:04:05.000Z"
 

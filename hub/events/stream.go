@@ -22,6 +22,9 @@ import (
 // DefaultGroup is the consumer group that is always there.
 const DefaultGroup = "$Default"
 
+// EntityPath is what Event Hubs' clients call the stream of a hub.
+const EntityPath = "selvedge"
+
 // MaxPartitions bounds the number of partitions.
 const MaxPartitions = 128
 
@@ -144,14 +147,14 @@ func settle(cfg Config) (identity, error) {
 //
 // Append blocks while too much waits for the disk.
 func (s *Stream) Append(device string, batch []message.Message, done func(error)) {
-	s.partitions[partitionOf(device, len(s.partitions))].append(batch, done)
+	s.partitions[PartitionOf(device, len(s.partitions))].append(batch, done)
 }
 
 // Partitions is their number; they are named by their index.
 func (s *Stream) Partitions() int { return len(s.partitions) }
 
 // PartitionOf is the partition that a device's events are in.
-func (s *Stream) PartitionOf(device string) int { return partitionOf(device, len(s.partitions)) }
+func (s *Stream) PartitionOf(device string) int { return PartitionOf(device, len(s.partitions)) }
 
 // Created is when the stream was made.
 func (s *Stream) Created() time.Time { return s.created }

@@ -10,14 +10,12 @@ import (
 	"strings"
 
 	"github.com/selvedge-io/selvedge/auth"
+	"github.com/selvedge-io/selvedge/hub/events"
 	"github.com/selvedge-io/selvedge/hub/registry"
 	"github.com/selvedge-io/selvedge/hub/store"
 	"github.com/selvedge-io/selvedge/trust/keys"
 	"github.com/selvedge-io/selvedge/trust/sas"
 )
-
-// eventHub is the entity path of the built-in event stream.
-const eventHub = "selvedge"
 
 // read opens the database below data for fn; the hub may run meanwhile.
 func read(ctx context.Context, data string, fn func(*sql.DB) error) (err error) {
@@ -69,7 +67,7 @@ func ConnectionString(ctx context.Context, data, host, policy string, forEvents 
 	}
 	cs := sas.ConnectionString{SharedAccessKeyName: p.Name, SharedAccessKey: p.Keys[0]}
 	if forEvents {
-		cs.Endpoint, cs.EntityPath = "sb://"+host+"/", eventHub
+		cs.Endpoint, cs.EntityPath = "sb://"+host+"/", events.EntityPath
 	} else {
 		cs.HostName = host
 	}

@@ -5,13 +5,14 @@ import (
 
 	"github.com/selvedge-io/selvedge/auth"
 	"github.com/selvedge-io/selvedge/head/amqphead"
+	"github.com/selvedge-io/selvedge/hub/events"
 	"github.com/selvedge-io/selvedge/hub/service"
 )
 
 // newService makes what services reach over AMQP.
 func (s *Server) newService(r *rooms) *service.Service {
 	return service.New(service.Config{
-		Registry: r.backend.registry, Inbox: r.inbox, Events: r.events, Hosts: s.cfg.Hostnames, Entity: eventHub, Log: s.log,
+		Registry: r.backend.registry, Inbox: r.inbox, Events: r.events, Hosts: s.cfg.Hostnames, Entity: events.EntityPath, Log: s.log,
 	})
 }
 
