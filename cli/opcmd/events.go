@@ -1,22 +1,22 @@
 package opcmd
 
 import (
-	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
-	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/selvedge-io/selvedge/cli/consumer"
 	"github.com/selvedge-io/selvedge/cli/show"
+	"github.com/selvedge-io/selvedge/model/fault"
 )
 
 // event is one line of the hub's event stream.
@@ -40,38 +40,15 @@ func eventsCommand(env *Env) *cobra.Command {
 			"  selvedge events --since 1h --count 100 --output json | jq .body",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q := url.Values{}
-			for k, v := range map[string]string{"device": device, "module": module, "since": since, "group": group} {
-				if v != "" {
-					q.Set(k, v)
-				}
+			if module != "" && device == "" {
+				return errors.New("module needs device: say with --device whose module it is")
 			}
-			if count > 0 {
-				q.Set("count", strconv.Itoa(count))
-			}
-			h, err := env.open(cmd.Context())
+			from, err := pastTime(since, time.Now())
 			if err != nil {
 				return err
 			}
-			resp, err := h.send(cmd.Context(), request{method: http.MethodGet, path: "/selvedge/events", query: q})
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			if show.Terminal(env.Print.Out) {
-				env.Print.Note("watching events, Ctrl-C ends")
-			}
-			lines := bufio.NewScanner(resp.Body)
-			lines.Buffer(nil, 4<<20)
-			for lines.Scan() {
-				if err := printEvent(env.Print, lines.Bytes(), properties); err != nil {
-					return err
-				}
-			}
-			if err := lines.Err(); err != nil && cmd.Context().Err() == nil {
-				return fmt.Errorf("the event stream broke off: %w", err)
-			}
-			return nil
+			q := consumer.Query{Device: device, Module: module, Since: from, Group: group}
+			return watchEvents(cmd.Context(), env, q, count, properties)
 		},
 	}
 	f := cmd.Flags()
@@ -82,6 +59,62 @@ func eventsCommand(env *Env) *cobra.Command {
 	f.IntVarP(&count, "count", "n", 0, "stop after this many; 0 watches for ever")
 	f.BoolVarP(&properties, "properties", "p", false, "show application properties too")
 	return cmd
+}
+
+// watchEvents prints events until there were count of them, for ever when that is zero.
+func watchEvents(ctx context.Context, env *Env, q consumer.Query, count int, properties bool) error {
+	opening, cancel := context.WithTimeout(ctx, env.Timeout)
+	defer cancel()
+	h, err := env.open(opening)
+	if err != nil {
+		return err
+	}
+	stream, err := consumer.Open(opening, consumer.Config{Host: h.host, Policy: h.policy, Key: h.key, HTTP: h.http}, q)
+	if err != nil {
+		return streamError(h.host, err)
+	}
+	defer stream.Close()
+	cancel()
+	if show.Terminal(env.Print.Out) {
+		env.Print.Note("watching events, Ctrl-C ends")
+	}
+	var line []byte
+	for n := 0; count == 0 || n < count; n++ {
+		e, err := stream.Next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the event stream broke off: %w", err)
+		}
+		line = e.AppendJSON(line[:0])
+		if err := printEvent(env.Print, bytes.TrimSuffix(line, []byte("\n")), properties); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// streamError says why the stream could not be opened.
+func streamError(host string, err error) error {
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return refused(f.Text, f.Code.Name())
+	}
+	return reach(host, err)
+}
+
+// pastTime reads a duration back from now or a time; empty is the zero time.
+func pastTime(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t, nil
+	}
+	return time.Time{}, fmt.Errorf("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T08:00:00Z", s)
 }
 
 // printEvent writes one event at once: a line for people, a compact JSON line or

@@ -178,6 +178,11 @@ func refusal(resp *http.Response, body []byte) error {
 	if name == "" {
 		name = resp.Status
 	}
+	return refused(text, name)
+}
+
+// refused is the error for a refusal, by the name of its code.
+func refused(text, name string) error {
 	return fmt.Errorf("the hub refused: %s (%s)%s", strings.TrimSpace(text), name, advice(name))
 }
 
