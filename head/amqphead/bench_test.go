@@ -6,7 +6,6 @@ import (
 	"net"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
@@ -186,6 +185,7 @@ func BenchmarkIdentity(b *testing.B) {
 	for b.Loop() {
 		var before, after runtime.MemStats
 		runtime.GC()
+		runtime.GC()
 		runtime.ReadMemStats(&before)
 		ids := make([]ident.ID, n)
 		for i := range ids {
@@ -198,11 +198,9 @@ func BenchmarkIdentity(b *testing.B) {
 		runtime.GC()
 		runtime.GC()
 		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/n, "B/identity")
+		b.ReportMetric(float64(int64(after.HeapInuse+after.StackInuse)-int64(before.HeapInuse+before.StackInuse))/n, "B/identity")
 		b.ReportMetric(float64(runtime.NumGoroutine()), "goroutines")
 		c.Close(nil)
 		<-c.Done()
 	}
 }
-
-var _ = time.Now

@@ -12,6 +12,7 @@ import (
 
 	azure "github.com/Azure/go-amqp"
 
+	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/trust/sas"
@@ -57,8 +58,14 @@ type rig struct {
 
 func serve(t testing.TB, b *headtest.Backend, change ...func(*Config)) *rig {
 	t.Helper()
+	return serveBackend(t, b, b, change...)
+}
+
+// serveBackend is serve with something around the fake.
+func serveBackend(t testing.TB, backend head.Backend, b *headtest.Backend, change ...func(*Config)) *rig {
+	t.Helper()
 	log := &lines{changed: make(chan struct{})}
-	cfg := Config{Backend: b, Host: host, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cfg := Config{Backend: backend, Host: host, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, c := range change {
 		c(&cfg)
 	}
