@@ -27,36 +27,35 @@ const (
 	lockTokenAnnotation     = "x-opt-lock-token"
 )
 
-// telemetry makes AMQP messages of ours, one after the other in the same memory.
-type telemetry struct {
-	m    amqp.Message
-	data [1][]byte
-}
+// telemetry encodes messages of ours, one after the other in the same memory.
+type telemetry struct{ amqp.Builder }
 
-// append encodes m, leaving out who sent it, which the server knows.
-func (t *telemetry) append(dst []byte, m *message.Message) ([]byte, error) {
+// encode gives m as an AMQP message, valid until the next call. It leaves out who sent
+// m, which the server knows.
+func (t *telemetry) encode(m *message.Message) ([]byte, error) {
 	s := &m.System
-	t.data[0] = m.Body
-	t.m = amqp.Message{
-		Annotations:           t.m.Annotations[:0],
-		ApplicationProperties: t.m.ApplicationProperties[:0],
-		Data:                  t.data[:],
-		Properties: amqp.Properties{
-			UserID: []byte(s.UserID), To: s.To,
-			ContentType: amqp.Symbol(s.ContentType), ContentEncoding: amqp.Symbol(s.ContentEncoding),
-			AbsoluteExpiryTime: s.Expiry,
-		},
+	t.Reset()
+	t.Annotations()
+	t.add(interfaceAnnotation, s.InterfaceID)
+	t.add(componentAnnotation, s.Component)
+	t.End()
+	p := amqp.Properties{
+		To: s.To, AbsoluteExpiryTime: s.Expiry,
+		ContentType: amqp.Symbol(s.ContentType), ContentEncoding: amqp.Symbol(s.ContentEncoding),
 	}
 	if s.MessageID != "" {
-		t.m.Properties.MessageID = s.MessageID
+		p.MessageID = s.MessageID
 	}
 	if s.CorrelationID != "" {
-		t.m.Properties.CorrelationID = s.CorrelationID
+		p.CorrelationID = s.CorrelationID
 	}
-	t.note(interfaceAnnotation, s.InterfaceID)
-	t.note(componentAnnotation, s.Component)
+	if s.UserID != "" {
+		p.UserID = []byte(s.UserID)
+	}
+	t.Properties(&p)
+	t.ApplicationProperties()
 	created := s.CreationTime
-	if at, ok := message.ParseTime(created); ok && created != "" {
+	if at, ok := message.ParseTime(created); ok {
 		created = at.Format(message.TimeFormat)
 	}
 	t.add(creationTimeProperty, created)
@@ -64,23 +63,19 @@ func (t *telemetry) append(dst []byte, m *message.Message) ([]byte, error) {
 	t.add(operationProperty, s.Operation)
 	t.add(ackProperty, s.Ack)
 	t.add(outputProperty, s.Output)
-	for _, p := range m.Properties {
-		if p.Name != "" {
-			t.m.ApplicationProperties = append(t.m.ApplicationProperties, amqp.Entry{Key: p.Name, Value: p.Value})
+	for i := range m.Properties {
+		if q := &m.Properties[i]; q.Name != "" {
+			t.Text(q.Name, q.Value)
 		}
 	}
-	return t.m.Append(dst)
-}
-
-func (t *telemetry) note(name amqp.Symbol, value string) {
-	if value != "" {
-		t.m.Annotations = append(t.m.Annotations, amqp.Entry{Key: name, Value: value})
-	}
+	t.End()
+	t.Data(m.Body)
+	return t.Bytes()
 }
 
 func (t *telemetry) add(name, value string) {
 	if value != "" {
-		t.m.ApplicationProperties = append(t.m.ApplicationProperties, amqp.Entry{Key: name, Value: value})
+		t.Text(name, value)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,16 +80,41 @@ func fromConnectionString(text string) (Config, error) {
 // connection string, and in EdgeModuleCACertificateFile a PEM file with the only roots
 // to trust.
 //
-// SELVEDGE_GATEWAY_MQTT is Selvedge's own: host:port to dial instead of port 8883 of
-// the gateway, for brokers that run without the right to that port. Names in
+// The protocol is MQTT unless ClientTransportType, as Azure's samples have it, names
+// another: Amqp_Tcp_Only, Amqp_WebSocket_Only, Mqtt_WebSocket_Only, or Amqp for the first.
+//
+// SELVEDGE_GATEWAY_MQTT, SELVEDGE_GATEWAY_AMQP and, for WebSockets,
+// SELVEDGE_GATEWAY_HTTPS are Selvedge's own: host:port to dial instead of the protocol's
+// port of the gateway, for brokers that run without the right to that port. Names in
 // certificates are checked as ever.
 func FromEnvironment(getenv func(string) string, opts ...Option) (*Session, error) {
 	cfg, err := fromEnvironment(getenv)
+	if err == nil {
+		cfg.Protocol, err = transport(getenv("ClientTransportType"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read environment of module: %w", err)
 	}
-	cfg.Address = getenv("SELVEDGE_GATEWAY_MQTT")
-	return finish(cfg, opts)
+	return finish(cfg, append(slices.Clone(opts), func(c *Config) {
+		if c.Address == "" && int(c.Protocol) < len(protocols) {
+			c.Address = getenv("SELVEDGE_GATEWAY_" + protocols[c.Protocol].env)
+		}
+	}))
+}
+
+// transport reads a name of Azure's for a protocol.
+func transport(name string) (Protocol, error) {
+	switch strings.ToLower(name) {
+	case "", "mqtt", "mqtt_tcp_only":
+		return MQTT, nil
+	case "mqtt_websocket_only":
+		return MQTTWS, nil
+	case "amqp", "amqp_tcp_only":
+		return AMQP, nil
+	case "amqp_websocket_only":
+		return AMQPWS, nil
+	}
+	return 0, fmt.Errorf("ClientTransportType is %q, known are Mqtt, Amqp and either with _Tcp_Only or _WebSocket_Only", name)
 }
 
 func fromEnvironment(getenv func(string) string) (Config, error) {

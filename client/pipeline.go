@@ -14,6 +14,7 @@ import (
 const (
 	batchMessages = 256
 	batchBytes    = 200 << 10
+	keepPacked    = 64 << 10 // larger buffers are given up
 )
 
 // pipeline is the telemetry under way on an AMQP link. Messages published together
@@ -23,9 +24,8 @@ type pipeline struct {
 	send *amqp.Sender // set before anybody has the Client
 
 	sending sync.Mutex // held by a publish, so that batches do not mix
-	encode  telemetry  // for who holds sending
-	payload []byte     // likewise
-	inner   []byte     // likewise
+	encoder telemetry  // for who holds sending
+	packed  []byte     // likewise: the last transfer of several messages
 
 	mu       sync.Mutex
 	room     sync.Cond   // less is under way, or the connection is over
@@ -71,22 +71,19 @@ func (a *amqpConn) publish(batch []message.Message, done func(error)) {
 	}
 	t := &s.first
 	for len(batch) > 0 {
-		n, err := p.pack(batch)
+		n, out, err := p.pack(batch)
 		if err != nil {
-			p.close(s, refused{err})
+			p.close(s, refused{fault.Wrap(err, fault.ArgumentInvalid, "the message cannot be sent over AMQP")})
 			return
 		}
-		*t = part{s, n, len(p.payload)}
-		format := uint32(0)
-		if n > 1 {
-			format = amqp.BatchFormat
-		}
+		*t = part{s, n, len(out.Payload)}
+		out.Ref = t
 		if !p.enter(t) {
 			return
 		}
-		_, err = p.send.SendWait(a.c.ctx, amqp.Sending{Payload: p.payload, Format: format, Ref: t})
+		_, err = p.send.SendWait(a.c.ctx, out)
 		if errors.Is(err, amqp.ErrTooLarge) {
-			err = fault.Wrap(err, fault.MessageTooLarge, "a message of %d bytes is more than %s takes", len(p.payload), a.c.cfg.gateway())
+			err = fault.Wrap(err, fault.MessageTooLarge, "a message of %d bytes is more than %s takes", len(out.Payload), a.c.cfg.gateway())
 			p.leave(t, refused{err})
 			p.close(s, nil)
 			return
@@ -97,39 +94,37 @@ func (a *amqpConn) publish(batch []message.Message, done func(error)) {
 		if batch = batch[n:]; len(batch) > 0 {
 			t = new(part)
 		}
+		if len(out.Payload) > keepPacked {
+			p.encoder, p.packed = telemetry{}, nil
+		}
 	}
 	p.close(s, nil)
-	if cap(p.payload) > 64<<10 {
-		p.payload, p.inner = nil, nil
-	}
 }
 
-// pack encodes as much of batch as goes into one transfer, and says how many.
-func (p *pipeline) pack(batch []message.Message) (n int, err error) {
-	p.payload = p.payload[:0]
+// pack encodes as much of batch as goes into one transfer, and says how many messages
+// that is. The payload is valid until the next call.
+func (p *pipeline) pack(batch []message.Message) (n int, out amqp.Sending, err error) {
 	most := min(len(batch), batchMessages, p.a.c.cfg.Window)
-	for n < most && most > 1 {
-		if p.inner, err = p.encode.append(p.inner[:0], &batch[n]); err != nil {
-			return 0, unencodable(err)
+	if most > 1 && batch[0].Size()+batch[1].Size() > batchBytes {
+		most = 1
+	}
+	if most == 1 {
+		out.Payload, err = p.encoder.encode(&batch[0])
+		return 1, out, err
+	}
+	p.packed = p.packed[:0]
+	for n < most {
+		b, err := p.encoder.encode(&batch[n])
+		if err != nil {
+			return 0, out, err
 		}
-		if n > 0 && len(p.payload)+len(p.inner) > batchBytes {
+		if n > 0 && len(p.packed)+len(b) > batchBytes {
 			break
 		}
-		p.payload = amqp.AppendData(p.payload, p.inner)
+		p.packed = amqp.AppendData(p.packed, b)
 		n++
 	}
-	if n > 1 {
-		return n, nil
-	}
-	p.payload, err = p.encode.append(p.payload[:0], &batch[0])
-	return 1, unencodable(err)
-}
-
-func unencodable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fault.Wrap(err, fault.ArgumentInvalid, "the message cannot be sent over AMQP")
+	return n, amqp.Sending{Payload: p.packed, Format: amqp.BatchFormat}, nil
 }
 
 // enter counts t in as soon as there is room, which there always is when nothing is
