@@ -43,8 +43,8 @@ const (
 	renewal   = 45 * time.Minute
 	// renewTimeout bounds the showing of one.
 	renewTimeout = time.Minute
-	// window is how many events of a partition may be under way.
-	window = 64
+	// window is how many events of a partition may be under way or at hand.
+	window = 256
 )
 
 // Stream is an open event stream. It is for one goroutine at a time.
@@ -56,7 +56,6 @@ type Stream struct {
 
 	in    chan item
 	feeds []*feed
-	given item // what Next gave last
 
 	mu     sync.Mutex
 	reason error         // why the stream ended
@@ -69,14 +68,13 @@ type feed struct {
 	queue    []item // at hand, in order
 	behind   bool   // events up to sequence number
 	until    int64  // this are still to come
+	used     uint32 // events for which no new credit was given
 }
 
 // item is an event as it came.
 type item struct {
-	from     *feed
-	delivery uint32
-	settled  bool
-	event    *events.Event
+	from  *feed
+	event *events.Event
 }
 
 // Open opens the stream; ctx bounds the opening only. Errors of the hub's are faults.
@@ -227,9 +225,9 @@ func (s *Stream) receive(ctx context.Context, session *amqp.Session, f *feed, id
 			Address: events.EntityPath + "/ConsumerGroups/" + group + "/Partitions/" + id,
 			Filter:  amqp.Map{{Key: selectorFilter, Value: amqp.Described{Descriptor: selectorFilter, Value: selector}}},
 		},
-		SenderSettleMode: amqp.SendUnsettled, // so that the window holds until an event was used
+		SenderSettleMode: amqp.SendSettled,
 		Properties:       amqp.Map{{Key: amqp.Symbol("com.microsoft:receiver-name"), Value: "selvedge events"}},
-	}, amqp.Receiving{Window: window}, amqp.ReceiverFuncs{
+	}, amqp.Receiving{}, amqp.ReceiverFuncs{
 		OnDelivered: func(_ *amqp.Receiver, d amqp.Delivery) {
 			e, err := readEvent(d.Payload)
 			if err != nil {
@@ -238,13 +236,16 @@ func (s *Stream) receive(ctx context.Context, session *amqp.Session, f *feed, id
 			}
 			e.Partition = partition
 			select {
-			case s.in <- item{f, d.ID, d.Settled, e}:
-			default: // cannot be while the hub honours the window
+			case s.in <- item{f, e}:
+			default: // cannot be while the hub honours the credit
 				s.fail(fmt.Errorf("the hub sends more of partition %s than it was asked for", id))
 			}
 		},
 		OnDetached: func(_ *amqp.Receiver, reason error) { s.fail(reason) },
 	})
+	if err == nil {
+		err = f.receiver.Grant(window)
+	}
 	return err
 }
 

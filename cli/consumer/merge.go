@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/hub/events"
-	"github.com/selvedge-io/selvedge/wire/amqp"
 )
 
 // patience is how long the events of other partitions wait for one that is behind, which
@@ -13,30 +12,18 @@ import (
 const patience = 2 * time.Second
 
 // Next waits for the next event that is wanted: those that were there when the stream
-// was opened in the order of their times, later ones as they come. It is valid until
-// the next call. It fails when ctx ends, or the stream.
+// was opened in the order of their times, later ones as they come. It fails when ctx ends, or the stream.
 func (s *Stream) Next(ctx context.Context) (*events.Event, error) {
 	for {
-		s.use()
 		if err := s.fill(ctx); err != nil {
 			return nil, err
 		}
-		s.given = s.take()
-		e := s.given.event
+		e := s.take()
 		m := &e.Message.System
 		if (s.q.Device == "" || m.ConnectionDevice == s.q.Device) && (s.q.Module == "" || m.ConnectionModule == s.q.Module) {
 			return e, nil
 		}
 	}
-}
-
-// use settles what was given last, which makes room for another.
-func (s *Stream) use() {
-	if g := s.given; g.from != nil && !g.settled {
-		// The error is that the link is over, which is told elsewhere.
-		_ = g.from.receiver.Settle(g.delivery, amqp.State{Outcome: amqp.Accepted})
-	}
-	s.given = item{}
 }
 
 // fill waits until it is known which event comes next.
@@ -80,7 +67,7 @@ func (s *Stream) fill(ctx context.Context) error {
 }
 
 // take takes the earliest event at hand; there is one.
-func (s *Stream) take() item {
+func (s *Stream) take() *events.Event {
 	var first *feed
 	for _, f := range s.feeds {
 		if len(f.queue) > 0 && (first == nil || f.queue[0].event.Enqueued.Before(first.queue[0].event.Enqueued)) {
@@ -92,5 +79,10 @@ func (s *Stream) take() item {
 	if i.event.Sequence >= first.until {
 		first.behind = false
 	}
-	return i
+	if first.used++; first.used == window/2 {
+		first.used = 0
+		// The error is that the link is over, which is told elsewhere.
+		_ = first.receiver.Grant(window / 2)
+	}
+	return i.event
 }
