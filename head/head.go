@@ -129,3 +129,11 @@ type Device interface {
 type Models interface {
 	SetModel(ctx context.Context, of ident.ID, model string) error
 }
+
+// Breaker is a Device whose connection can be broken in part, as the SDKs' own test
+// suites order it (device-protocol 13).
+type Breaker interface {
+	// Break lets a fault of that kind happen; it is false when it knows none such. It
+	// does not block.
+	Break(kind string, reason error) (known bool)
+}

@@ -26,9 +26,10 @@ func isCBS(path string) bool { return strings.EqualFold(path, "$cbs") }
 
 // cbsLinks are the links that tokens come by, and those that answers go out on.
 type cbsLinks struct {
-	links   int
-	answers []*answers
-	pending int // requests
+	links    int
+	requests []*amqp.Receiver
+	answers  []*answers
+	pending  int // requests
 }
 
 // answers is one link for answers.
@@ -61,10 +62,20 @@ func (c *Conn) attachCBS(in *amqp.Incoming) {
 		c.mu.Unlock()
 	}
 	if in.Role == amqp.RoleReceiver {
-		events := amqp.ReceiverFuncs{OnDelivered: c.cbsRequest, OnDetached: func(*amqp.Receiver, error) { gone() }}
-		if _, err := in.Receiver(amqp.Accepting{}, amqp.Receiving{Window: cbsWindow, MaxMessageSize: maxRequest}, events); err != nil {
+		events := amqp.ReceiverFuncs{OnDelivered: c.cbsRequest, OnDetached: func(r *amqp.Receiver, _ error) {
 			gone()
+			c.mu.Lock()
+			c.cbs.requests = slices.DeleteFunc(c.cbs.requests, func(other *amqp.Receiver) bool { return other == r })
+			c.mu.Unlock()
+		}}
+		r, err := in.Receiver(amqp.Accepting{}, amqp.Receiving{Window: cbsWindow, MaxMessageSize: maxRequest}, events)
+		if err != nil {
+			gone()
+			return
 		}
+		c.mu.Lock()
+		c.cbs.requests = append(c.cbs.requests, r)
+		c.mu.Unlock()
 		return
 	}
 	a := &answers{}

@@ -180,6 +180,22 @@ func (a *attachment) close(reason error) {
 	}
 }
 
+// breakOff breaks what a kind of fault names, or the whole connection where it knows
+// no parts and that is meant as well.
+func (a *attachment) breakOff(kind string, whole bool, reason error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.detached {
+		return
+	}
+	if b, ok := a.device.(head.Breaker); ok && b.Break(kind, reason) {
+		return
+	}
+	if whole {
+		a.device.Close(reason)
+	}
+}
+
 // release shuts all flows for good and gives unsettled deliveries back.
 func (a *attachment) release() {
 	a.mu.Lock()

@@ -160,6 +160,13 @@ func (b *backend) cut(id ident.ID, reason error) {
 	}
 }
 
+// breakOff lets an ordered fault happen to the connection of id, if there is one.
+func (b *backend) breakOff(id ident.ID, kind string, reason error) {
+	if a := b.connection(id); a != nil {
+		a.breakOff(kind, effects[kind].close, reason)
+	}
+}
+
 // stop lets nobody attach any more.
 func (b *backend) stop() {
 	b.mu.Lock()

@@ -51,15 +51,29 @@ func seconds(m *message.Message, name string) time.Duration {
 	return time.Duration(min(n, maxFaultTime.Seconds()) * float64(time.Second))
 }
 
-// effect is what an order does over MQTT.
+// effect is what an order does.
 type effect struct {
 	close     bool       // end the connection once
+	part      bool       // end only a part of it, which only some connections have
 	telemetry fault.Code // refuse messages while it lasts; zero: do not
 	connect   fault.Code // refuse connections while it lasts; zero: do not
 }
 
-// effects by kind of order. Those of AMQP links mean nothing to a connection of MQTT.
+// effects by kind of order. Those of AMQP mean nothing to a connection of MQTT.
 var effects = map[string]effect{
+	"ShutDownAmqp":           {part: true},
+	"KillAmqpConnection":     {part: true},
+	"KillAmqpSession":        {part: true},
+	"KillAmqpCBSLinkReq":     {part: true},
+	"KillAmqpCBSLinkResp":    {part: true},
+	"KillAmqpD2CLink":        {part: true},
+	"KillAmqpC2DLink":        {part: true},
+	"KillAmqpc2dLink":        {part: true}, // as one suite spells it
+	"KillAmqpTwinLinkReq":    {part: true},
+	"KillAmqpTwinLinkResp":   {part: true},
+	"KillAmqpMethodReqLink":  {part: true},
+	"KillAmqpMethodRespLink": {part: true},
+
 	"KillTcp":               {close: true, connect: fault.Unavailable},
 	"ShutDownMqtt":          {close: true, connect: fault.Unavailable},
 	"InvokeThrottling":      {telemetry: fault.Throttled},
@@ -69,7 +83,7 @@ var effects = map[string]effect{
 
 // faults carries out orders. At most one is in force for an identity, the latest.
 type faults struct {
-	close func(id ident.ID, reason error) // ends a connection
+	close func(id ident.ID, kind string, reason error) // ends a connection, of some kinds a part of it
 	log   *slog.Logger
 
 	mu     sync.Mutex
@@ -80,13 +94,14 @@ type faults struct {
 // standing is an order that waits or lasts.
 type standing struct {
 	effect
+	kind     string
 	timer    *time.Timer
 	inForce  bool
 	duration time.Duration
 	reason   string
 }
 
-func newFaults(close func(ident.ID, error), log *slog.Logger) *faults {
+func newFaults(close func(ident.ID, string, error), log *slog.Logger) *faults {
 	return &faults{close: close, log: log, orders: map[ident.ID]*standing{}}
 }
 
@@ -129,7 +144,7 @@ func (f *faults) take(id ident.ID, o order) {
 		old.timer.Stop()
 	}
 	f.log.Info("fault ordered", "device", id.Device, "module", id.Module, "kind", o.kind, "delay", o.delay, "duration", o.duration)
-	s := &standing{effect: e, duration: o.duration, reason: string([]byte(o.reason))}
+	s := &standing{effect: e, kind: o.kind, duration: o.duration, reason: string([]byte(o.reason))}
 	f.orders[id] = s
 	s.timer = time.AfterFunc(o.delay, func() { f.start(id, s) })
 }
@@ -143,8 +158,8 @@ func (f *faults) start(id ident.ID, s *standing) {
 	}
 	s.inForce = true
 	s.timer = time.AfterFunc(s.duration, func() { f.finish(id, s) })
-	if s.effect.close {
-		f.close(id, fault.New(fault.ClosedOnFaultInjection, "a fault was ordered: %.100s", s.reason))
+	if s.effect.close || s.effect.part {
+		f.close(id, s.kind, fault.New(fault.ClosedOnFaultInjection, "a fault was ordered: %.100s", s.reason))
 	}
 }
 

@@ -30,14 +30,16 @@ func TestFaults(t *testing.T) {
 		{"InvokeThrottling", false, 0, fault.Throttled},
 		{"InvokeMaxMessageQuota", false, 0, fault.QuotaExceeded},
 		{"InvokeAuthError", true, fault.Unauthorized, fault.Unauthorized},
-		{"KillAmqpCBSLinkReq", false, 0, 0},
+		{"KillAmqpCBSLinkReq", true, 0, 0},
+		{"KillAmqpc2dLink", true, 0, 0},
+		{"KillPigeon", false, 0, 0},
 	} {
 		t.Run(c.kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				closed := 0
-				f := newFaults(func(id ident.ID, reason error) {
+				f := newFaults(func(id ident.ID, kind string, reason error) {
 					closed++
-					if id != pump || !fault.Is(reason, fault.ClosedOnFaultInjection) {
+					if id != pump || kind != c.kind || !fault.Is(reason, fault.ClosedOnFaultInjection) {
 						t.Errorf("closed %s with %v", id, reason)
 					}
 				}, slog.New(slog.DiscardHandler))

@@ -196,7 +196,7 @@ func (s *Server) fill(ctx context.Context, r *rooms) error {
 	b.twins = twins.New(twins.Config{DB: r.db, Listener: changes})
 	if s.cfg.TestFaults {
 		s.log.Warn("obeying the fault injection of test suites: any device can order faults for itself")
-		b.faults = newFaults(b.cut, s.log)
+		b.faults = newFaults(b.breakOff, s.log)
 	}
 	reg.OnChange(b.identityChanged)
 	r.backend = b
