@@ -284,10 +284,29 @@ func (c *Conn) Close(err *Error) {
 	c.close(err)
 }
 
+// endAll ends the sessions before a close. That is not asked of us, but the Node SDK
+// needs it: told only that the connection closes, it tries to detach its links first,
+// waits 45 s for answers that nobody may give any more, and only then sees that it is
+// disconnected. A server that leaves says so in a condition for links, as Azure's
+// does: SDKs come back after that one, and Node's does not after connection:forced.
+func (c *Conn) endAll(err *Error) {
+	if err != nil && err.Condition == ErrConnectionForced {
+		err = &Error{Condition: ErrDetachForced, Description: err.Description}
+	}
+	for _, s := range c.begun {
+		if s.state == sessionMapped {
+			s.end(err)
+		}
+	}
+}
+
 // close is Close with the lock held.
 func (c *Conn) close(err *Error) {
 	if c.closing || c.over {
 		return
+	}
+	if !c.closeSeen {
+		c.endAll(err)
 	}
 	c.closing = true
 	c.closeBy = time.Now()

@@ -26,7 +26,7 @@ func TestServerShutsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if err := next(t, gone); condition(err) != ErrConnectionForced {
+	if err := next(t, gone); condition(err) != ErrDetachForced {
 		t.Errorf("Detached gets %v", err)
 	}
 	next(t, c.Done())
