@@ -26,6 +26,7 @@ type Op string
 // The operations.
 const (
 	Open     Op = "open"
+	Read     Op = "read"
 	Create   Op = "create"
 	Write    Op = "write"
 	Sync     Op = "sync"
@@ -234,6 +235,15 @@ type file struct {
 	log.File
 	fs   *FS
 	name string
+}
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	if err := f.fs.begin(Read, f.name); err != nil {
+		return 0, err
+	}
+	return f.File.ReadAt(p, off)
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {

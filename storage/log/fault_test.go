@@ -247,3 +247,48 @@ func TestPowerCuts(t *testing.T) {
 		l.Close()
 	}
 }
+
+// A disk that cannot be read when the log is opened is no reason to take what it
+// holds for a torn tail: the log does not open, and nothing is lost.
+func TestUnreadableAtOpen(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, log.Options{SegmentBytes: 100})
+	var kept []string
+	for i := range 9 {
+		kept = append(kept, fmt.Sprintf("record %02d", i))
+		if err := put(l, kept[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+	broken := errors.New("input/output error")
+	for nth := 1; ; nth++ {
+		n := 0
+		fs := &faultfs.FS{Fail: func(op faultfs.Op, name string) error {
+			if op == faultfs.Read && isSegment(name) {
+				if n++; n == nth {
+					return broken
+				}
+			}
+			return nil
+		}}
+		l, err := log.Open(dir, log.Options{FS: fs, SegmentBytes: 100})
+		if n < nth {
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			break
+		}
+		if !errors.Is(err, broken) {
+			t.Errorf("read %d failed and the log opened: %v", nth, err)
+		}
+		if err == nil {
+			l.Close()
+		}
+	}
+	l = open(t, dir, log.Options{})
+	if got := readAll(t, l); !slices.Equal(got, kept) {
+		t.Errorf("afterwards read %q, want %q", got, kept)
+	}
+}

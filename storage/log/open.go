@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -97,14 +98,21 @@ func (l *Log) inspect(base Offset) (*segment, error) {
 		return nil, err
 	}
 	var b [headerSize]byte
-	n, _ := f.ReadAt(b[:], 0)
+	n, err := f.ReadAt(b[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read header of segment %s: %w", name, err)
+	}
 	salt, err := parseHeader(b[:n], base)
 	if err == nil {
 		s := &segment{salt: salt, created: info.ModTime()}
 		s.Segment = Segment{Base: base, End: base + Offset(info.Size()-headerSize), Modified: info.ModTime()}
 		return s, nil
 	}
-	if zeroes(f, headerSize, info.Size()) {
+	empty, err := zeroes(f, headerSize, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("read segment %s: %w", name, err)
+	}
+	if empty {
 		l.o.Log.Warn("half-made segment removed", "segment", name, "bytes", info.Size())
 		return nil, errors.Join(l.o.FS.Remove(name), l.o.FS.SyncDir(l.dir))
 	}
@@ -112,21 +120,24 @@ func (l *Log) inspect(base Offset) (*segment, error) {
 	return nil, errors.Join(l.o.FS.Rename(name, l.path(base, damaged)), l.o.FS.SyncDir(l.dir))
 }
 
-// zeroes says whether f holds nothing but zeroes from from to to.
-func zeroes(f File, from, to int64) bool {
+// zeroes says whether f holds nothing but zeroes from from to to. What cannot be read
+// is an error, since it may be anything.
+func zeroes(f File, from, to int64) (bool, error) {
 	buf := make([]byte, 64<<10)
 	for from < to {
 		n, err := f.ReadAt(buf[:min(int64(len(buf)), to-from)], from)
 		for _, c := range buf[:n] {
 			if c != 0 {
-				return false
+				return false, nil
 			}
 		}
-		if from += int64(n); err != nil {
+		if from += int64(n); err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		} else if err != nil {
 			break
 		}
 	}
-	return true
+	return true, nil
 }
 
 // recover finds the end of the last segment and cuts off what is behind it. The
@@ -146,8 +157,15 @@ func (l *Log) recover(s *segment) error {
 		}
 		at = rec.Next
 	}
+	if sc.err != nil && !errors.Is(sc.err, io.EOF) && !errors.Is(sc.err, errRecord) && !errors.Is(sc.err, errShort) {
+		return errors.Join(sc.err, f.Close()) // the disk does not say where the end is
+	}
 	if at < end {
-		if !zeroes(f, s.position(at), s.position(end)) {
+		rest, err := zeroes(f, s.position(at), s.position(end))
+		if err != nil {
+			return errors.Join(fmt.Errorf("read segment %s: %w", name, err), f.Close())
+		}
+		if !rest {
 			l.o.Log.Warn("torn tail cut off", "segment", filepath.Base(name), "offset", at, "bytes", int64(end-at), "err", sc.err)
 		}
 		if err := errors.Join(f.Truncate(s.position(at)), f.Sync()); err != nil {
