@@ -272,7 +272,9 @@ func (h *fakeHub) twin(address string, r *amqp.Receiver, d amqp.Delivery) {
 	operation, _ := m.Annotations.Text("operation")
 	resource, _ := m.Annotations.Text("resource")
 	out := &amqp.Message{Properties: amqp.Properties{CorrelationID: m.Properties.CorrelationID}, Data: [][]byte{nil}}
-	status := func(n int32) { out.Annotations = append(out.Annotations, amqp.Entry{Key: amqp.Symbol("status"), Value: n}) }
+	status := func(n int32) {
+		out.Annotations = append(out.Annotations, amqp.Entry{Key: amqp.Symbol("status"), Value: n})
+	}
 	switch operation + " " + resource {
 	case "GET ":
 		status(200)

@@ -61,6 +61,10 @@ type Config struct {
 	ModelID      string // IoT Plug and Play model, a DTMI
 	ProductInfo  string // what the server's log calls this client
 
+	// ConnectTimeout is how long the network may take to make a connection, before
+	// anything is said of the identity; 30 s, as for all of Dial, when zero.
+	ConnectTimeout time.Duration
+
 	// Window and WindowBytes bound what is published and not acknowledged; 1024
 	// messages and 4 MiB when zero.
 	Window      int
@@ -77,6 +81,9 @@ func (c Config) withDefaults() Config {
 		c.KeepAlive = time.Minute
 	}
 	c.KeepAlive = min(max(c.KeepAlive, time.Second), 0xffff*time.Second)
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = dialTimeout
+	}
 	if c.Window <= 0 {
 		c.Window = 1024
 	}

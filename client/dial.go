@@ -48,6 +48,8 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 
 // connect makes the transport. What fails because of the network is ErrUnreachable.
 func (c *Config) connect(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
+	defer cancel()
 	tlsConfig := &tls.Config{
 		ServerName: c.gateway(), RootCAs: c.RootCAs, Certificates: c.Certificates, MinVersion: tls.VersionTLS12,
 	}

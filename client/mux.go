@@ -41,7 +41,7 @@ type Mux struct {
 
 // DialAMQP makes a connection without any identity. Of cfg it takes what concerns the
 // connection: Protocol (AMQPWS, or else AMQP), Host, Gateway, Address, Certificates,
-// RootCAs, Roots, Plain, KeepAlive, and Log.
+// RootCAs, Roots, Plain, KeepAlive, ConnectTimeout and Log.
 func DialAMQP(ctx context.Context, cfg Config) (*Mux, error) {
 	if !cfg.Protocol.isAMQP() {
 		cfg.Protocol = AMQP
@@ -56,6 +56,8 @@ func DialAMQP(ctx context.Context, cfg Config) (*Mux, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel = context.WithTimeout(ctx, cfg.ConnectTimeout)
+	defer cancel()
 	return openMux(ctx, cfg, nc)
 }
 

@@ -79,6 +79,7 @@ source = "manual"
 connection_string = "$("$S" device connection-string gateway-1 | sed 's/:[0-9]*;/;/')"
 
 [upstream]
+amqp = "127.0.0.1:$AMQP"
 mqtt = "127.0.0.1:$MQTT"
 https = "127.0.0.1:$HTTPS"
 

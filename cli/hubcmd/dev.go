@@ -137,7 +137,7 @@ func (d *dev) edge(identity string, root []byte, hub server.Addresses) (node.Con
 			return cfg, err
 		}
 	}
-	cfg.Upstream = node.Upstream{MQTT: loopback(hub.MQTT), HTTPS: loopback(hub.HTTPS)}
+	cfg.Upstream = node.Upstream{AMQP: loopback(hub.AMQP), MQTT: loopback(hub.MQTT), HTTPS: loopback(hub.HTTPS)}
 	cfg.TrustBundle = filepath.Join(dir, "hub-root.pem")
 	if err := os.WriteFile(cfg.TrustBundle, root, 0o644); err != nil {
 		return cfg, fmt.Errorf("write the hub's root certificate: %w", err)

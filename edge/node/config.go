@@ -78,10 +78,13 @@ type Store struct {
 	MaxAge   time.Duration // zero is as long as the deployment says
 }
 
-// Upstream is how to reach the hub when not at its host name and the standard ports.
+// Upstream is how to reach the hub: in which protocol, and where when not at its host
+// name and the standard ports.
 type Upstream struct {
-	MQTT  string // host:port to connect to; TLS is still for the hub's name
-	HTTPS string
+	Protocol string // as client.ParseProtocol reads it; empty: whichever leads there
+	AMQP     string // host:port to connect to; TLS is still for the hub's name
+	MQTT     string
+	HTTPS    string // also for WebSockets
 }
 
 // Default is the configuration of an empty file.

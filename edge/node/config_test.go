@@ -77,6 +77,8 @@ max_bytes = "1.5GiB"
 policy = "drop-oldest"
 max_age = "7d"
 [upstream]
+protocol = "amqp-ws"
+amqp = "10.0.0.1:5671"
 mqtt = "10.0.0.1:8883"
 https = "10.0.0.1:443"
 [watchdog]
@@ -92,7 +94,7 @@ max_retries = "infinite"
 		AgentEnv:     map[string]string{"RuntimeLogLevel": "debug"},
 		Broker:       Broker{MQTT: "127.0.0.1:18883", AMQP: "127.0.0.1:15671", PlainMQTT: "127.0.0.1:11883", PlainAMQP: "127.0.0.1:15672", MaxConnections: 50, Window: 8},
 		Store:        Store{MaxBytes: 3 << 29, Policy: queue.DropOldest, MaxAge: 7 * day},
-		Upstream:     Upstream{MQTT: "10.0.0.1:8883", HTTPS: "10.0.0.1:443"},
+		Upstream:     Upstream{Protocol: "amqp-ws", AMQP: "10.0.0.1:5671", MQTT: "10.0.0.1:8883", HTTPS: "10.0.0.1:443"},
 		Warnings:     []string{"agent.name has no effect here", "watchdog has no effect here"},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -171,6 +173,7 @@ func TestBadFiles(t *testing.T) {
 		{"engine", manual + "[runtime]\nengine = \"docker\"", `runtime.engine: "docker" is not supported yet`},
 		{"address", manual + "[broker]\nmqtt = \"8883\"", `broker.mqtt: "8883" is no address; write it as "host:port"`},
 		{"port too high", manual + "[broker]\nhttps = \":70000\"", `broker.https: ":70000" is no address`},
+		{"upstream protocol", manual + "[upstream]\nprotocol = \"http\"", `upstream.protocol: "http" is no protocol; known are mqtt, amqp`},
 		{"upstream without host", manual + "[upstream]\nmqtt = \":8883\"", `upstream.mqtt: ":8883" is no address`},
 		{"ops", "ops = \"on\"\n" + manual, `ops: "on" is no address`},
 		{"connections", manual + "[broker]\nmax_connections = 0", "broker.max_connections: must be at least 1"},

@@ -89,8 +89,10 @@ type document struct {
 	} `toml:"store"`
 
 	Upstream struct {
-		MQTT  string `toml:"mqtt"`
-		HTTPS string `toml:"https"`
+		Protocol string `toml:"protocol"`
+		AMQP     string `toml:"amqp"`
+		MQTT     string `toml:"mqtt"`
+		HTTPS    string `toml:"https"`
 	} `toml:"upstream"`
 
 	ParentHostname     any `toml:"parent_hostname"`
@@ -184,7 +186,7 @@ func parse(text []byte, dir string) (cfg Config, secret bool, err error) {
 		}
 	}
 	at := place{dir}
-	errs = append(errs, d.general(&cfg, at), d.provision(&cfg.Provisioning, at), d.authority(&cfg.EdgeCA, at), d.broker(&cfg), d.store(&cfg.Store))
+	errs = append(errs, d.general(&cfg, at), d.provision(&cfg.Provisioning, at), d.authority(&cfg.EdgeCA, at), d.broker(&cfg), d.store(&cfg.Store), d.upstream(&cfg.Upstream))
 	if err := errors.Join(errs...); err != nil {
 		return Config{}, false, err
 	}
@@ -318,12 +320,10 @@ func (d *document) authority(ca *EdgeCA, at place) (err error) {
 func (d *document) broker(cfg *Config) error {
 	b := &d.Broker
 	cfg.Broker = Broker(*b)
-	cfg.Upstream = Upstream(d.Upstream)
 	errs := []error{
 		checkAddress("broker.mqtt", b.MQTT, false), checkAddress("broker.amqp", b.AMQP, false),
 		checkAddress("broker.https", b.HTTPS, false),
 		checkAddress("broker.plain_mqtt", b.PlainMQTT, false), checkAddress("broker.plain_amqp", b.PlainAMQP, false),
-		checkAddress("upstream.mqtt", d.Upstream.MQTT, true), checkAddress("upstream.https", d.Upstream.HTTPS, true),
 	}
 	if b.MaxConnections < 1 {
 		errs = append(errs, errors.New("broker.max_connections: must be at least 1"))
@@ -333,6 +333,25 @@ func (d *document) broker(cfg *Config) error {
 	}
 	return errors.Join(errs...)
 }
+
+func (d *document) upstream(u *Upstream) error {
+	*u = Upstream(d.Upstream)
+	key := "upstream.protocol"
+	if u.Protocol == "" { // the original's setting
+		if u.Protocol = original[strings.ToLower(d.Agent.Env["UpstreamProtocol"])]; u.Protocol != "" {
+			key = "agent.env.UpstreamProtocol"
+		}
+	}
+	_, err := u.protocols()
+	if err != nil {
+		err = fmt.Errorf("%s: %w", key, err)
+	}
+	return errors.Join(err, checkAddress("upstream.amqp", u.AMQP, true),
+		checkAddress("upstream.mqtt", u.MQTT, true), checkAddress("upstream.https", u.HTTPS, true))
+}
+
+// original are the protocols as the original names them, in lower case.
+var original = map[string]string{"amqp": "amqp", "amqpws": "amqp-ws", "mqtt": "mqtt", "mqttws": "mqtt-ws"}
 
 func (d *document) store(s *Store) error {
 	s.MaxBytes, s.MaxAge = int64(d.Store.MaxBytes), time.Duration(d.Store.MaxAge)

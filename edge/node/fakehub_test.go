@@ -16,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/head/mqtthead"
+	"github.com/selvedge-io/selvedge/head/wshead"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/trust/cert"
 )
@@ -27,12 +29,12 @@ const (
 	testKey    = "AAECAwQFBgcICQoLDA0ODw=="
 )
 
-// fakeHub is a hub for one gateway: the real MQTT head before a backend in memory, and
+// fakeHub is a hub for one gateway: the real MQTT and AMQP heads before a backend in memory, and
 // as much of the registry's REST API as a gateway uses.
 type fakeHub struct {
 	*headtest.Backend
-	mqtt, https string // addresses, the same after each start
-	root        string // PEM file
+	mqtt, amqp, https string // addresses, the same after each start
+	root              string // PEM file
 
 	mu      sync.Mutex
 	modules map[string]map[string]any // identities by module
@@ -69,19 +71,33 @@ func (h *fakeHub) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	amqp, err := net.Listen("tcp", cmp.Or(h.amqp, "127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	https, err := net.Listen("tcp", cmp.Or(h.https, "127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.mqtt, h.https = mqtt.Addr().String(), https.Addr().String()
+	h.mqtt, h.amqp, h.https = mqtt.Addr().String(), amqp.Addr().String(), https.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var ended sync.WaitGroup
-	ended.Go(func() { _ = mqtthead.New(mqtthead.Config{Backend: h.Backend}).Serve(ctx, tls.NewListener(mqtt, h.tls)) })
-	web := &http.Server{Handler: http.HandlerFunc(h.registry)}
+	mqtts, amqps := mqtthead.New(mqtthead.Config{Backend: h.Backend}), amqphead.New(amqphead.Config{Backend: h.Backend})
+	ended.Go(func() { _ = mqtts.Serve(ctx, tls.NewListener(mqtt, h.tls)) })
+	ended.Go(func() { _ = amqps.Serve(ctx, tls.NewListener(amqp, h.tls)) })
+	sockets := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtts, wshead.AMQP: amqps}, nil)
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if wshead.IsUpgrade(r) {
+			sockets.ServeHTTP(w, r)
+			return
+		}
+		h.registry(w, r)
+	})}
 	ended.Go(func() { _ = web.Serve(tls.NewListener(https, h.tls)) })
 	h.stopped = func() {
 		cancel()
 		web.Close()
+		sockets.Close()
 		ended.Wait()
 	}
 }
@@ -181,7 +197,7 @@ func (h *fakeHub) config(t *testing.T) Config {
 	cfg.Hostname = "localhost"
 	cfg.TrustBundle = h.root
 	cfg.Broker.MQTT, cfg.Broker.AMQP, cfg.Broker.HTTPS = "127.0.0.1:0", "", ""
-	cfg.Upstream = Upstream{MQTT: h.mqtt, HTTPS: h.https}
+	cfg.Upstream = Upstream{AMQP: h.amqp, MQTT: h.mqtt, HTTPS: h.https}
 	if err := cfg.Provisioning.SetConnectionString("HostName=hub.test;DeviceId=" + testDevice + ";SharedAccessKey=" + testKey); err != nil {
 		t.Fatal(err)
 	}

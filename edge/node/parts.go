@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/auth"
-	"github.com/selvedge-io/selvedge/client"
 	"github.com/selvedge-io/selvedge/edge/agent"
 	"github.com/selvedge-io/selvedge/edge/broker"
 	"github.com/selvedge-io/selvedge/edge/identity"
@@ -26,7 +25,6 @@ import (
 	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/head/mqtthead"
 	"github.com/selvedge-io/selvedge/head/wshead"
-	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/manifest"
 	"github.com/selvedge-io/selvedge/storage/kv"
@@ -180,7 +178,13 @@ func (p *parts) revoked(of ident.ID) {
 func (p *parts) connect(l *layers) (err error) {
 	p.linkSince.Store(p.started.UnixNano())
 	p.online = make(chan struct{}, 1)
-	p.link = upstream.New(upstream.Config{Device: p.cfg.Provisioning.Device, Queue: p.queue, Dial: p.dial, Log: p.log})
+	up := &uplink{
+		hub: p.cfg.Provisioning.Hub, at: p.cfg.Upstream, roots: p.roots, product: "selvedge-edge " + p.cfg.Version,
+		credentials: p.identities.Credentials, refresh: p.identities.Refresh, log: p.log,
+	}
+	up.ctx, up.cancel = context.WithCancel(context.Background())
+	l.onEnd(up.close)
+	p.link = upstream.New(upstream.Config{Device: p.cfg.Provisioning.Device, Queue: p.queue, Dial: up.dial, Log: p.log})
 	p.link.Watch(func(online bool) {
 		p.linkSince.Store(time.Now().UnixNano())
 		if !online {
@@ -210,28 +214,6 @@ func (p *parts) connect(l *layers) (err error) {
 	}
 	l.run("broker", p.broker.Run)
 	return nil
-}
-
-// dial connects one identity to the hub. A refusal may mean that its key was changed
-// there, so that is looked up.
-func (p *parts) dial(ctx context.Context, of ident.ID) (upstream.Conn, error) {
-	cfg := client.Config{
-		Host: p.cfg.Provisioning.Hub, Address: p.cfg.Upstream.MQTT, ID: of,
-		Credentials: p.identities.Credentials(of), RootCAs: p.roots,
-		CleanSession: true, // the link subscribes to what an identity needs now
-		ProductInfo:  "selvedge-edge " + p.cfg.Version, Log: p.log,
-	}
-	c, err := client.Dial(ctx, cfg)
-	if fault.Is(err, fault.Unauthorized) {
-		if again := p.identities.Refresh(ctx, []string{of.String()}); again != nil {
-			return nil, errors.Join(err, again)
-		}
-		c, err = client.Dial(ctx, cfg)
-	}
-	if err != nil {
-		return nil, err // not a nil *client.Client in an interface
-	}
-	return c, nil
 }
 
 // serve lets modules and devices in.
