@@ -6,6 +6,7 @@ package auth
 import (
 	"context"
 	"crypto/x509"
+	"hash/maphash"
 	"strings"
 	"time"
 
@@ -44,6 +45,22 @@ type Record struct {
 	Type        string    // one of the Type constants
 	Keys        [2]string // base64; for TypeSAS
 	Thumbprints [2]string // hex of SHA-1 or SHA-256; for TypeThumbprint
+}
+
+// proofs is what claims of an identity are judged by.
+type proofs struct {
+	generation, kind  string
+	keys, thumbprints [2]string
+}
+
+// stampSeed is of the process, which is all that comparing stamps needs.
+var stampSeed = maphash.MakeSeed()
+
+// Stamp is another one when what claims are judged by has changed: the identity was made
+// anew, or its keys, thumbprints or kind of authentication are others. It means nothing
+// outside of this process.
+func (r *Record) Stamp() uint64 {
+	return maphash.Comparable(stampSeed, proofs{r.Generation, r.Type, r.Keys, r.Thumbprints})
 }
 
 // Policy is a shared access policy.

@@ -51,7 +51,8 @@ func (v *Verifier) byCertificate(ctx context.Context, chain []*x509.Certificate,
 	case !rec.Enabled:
 		return nil, disabled(id)
 	}
-	return &ident.Principal{ID: rec.ID, Generation: rec.Generation, Method: pick(id, methodDeviceX509, methodModuleX509)}, nil
+	return &ident.Principal{ID: rec.ID, Generation: rec.Generation, Stamp: rec.Stamp(),
+		Method: pick(id, methodDeviceX509, methodModuleX509)}, nil
 }
 
 var errNotTried = errors.New("not tried")

@@ -29,7 +29,7 @@ func (v *Verifier) byToken(ctx context.Context, text string, id ident.ID, polici
 	if err != nil {
 		return nil, err
 	}
-	p := &ident.Principal{ID: rec.ID, Generation: rec.Generation}
+	p := &ident.Principal{ID: rec.ID, Generation: rec.Generation, Stamp: rec.Stamp()}
 	if t.Policy != "" {
 		p.Method = methodPolicy
 		err = v.policyToken(ctx, &t, &rec)

@@ -82,14 +82,14 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		method, generation := methodDeviceSAS, newBook().records[c.id].Generation
+		method, record := methodDeviceSAS, newBook().records[c.id]
 		if c.id.IsModule() {
 			method = methodModuleSAS
 		}
 		if c.by != "" {
 			method = methodPolicy
 		}
-		if want := (ident.Principal{ID: c.id, Generation: generation, Method: method, ModelID: "dtmi:x;1", Expires: later.Add(Skew)}); *p != want {
+		if want := (ident.Principal{ID: c.id, Generation: record.Generation, Stamp: record.Stamp(), Method: method, ModelID: "dtmi:x;1", Expires: later.Add(Skew)}); *p != want {
 			t.Errorf("%s: %+v, want %+v", c.name, *p, want)
 		}
 	}

@@ -60,8 +60,8 @@ func (b *backend) Attach(ctx context.Context, who *ident.Principal, d head.Devic
 	// From here on a change of the identity finds the attachment. One that came
 	// since the claim was judged has not.
 	rec, err := b.registry.Identity(ctx, who.ID)
-	if err == nil && (!rec.Enabled || rec.Generation != who.Generation) {
-		err = fault.New(fault.Unauthorized, "the identity was disabled or made anew meanwhile")
+	if err == nil && (!rec.Enabled || rec.Stamp() != who.Stamp) {
+		err = fault.New(fault.Unauthorized, "the identity was disabled, made anew or given other credentials meanwhile")
 	}
 	if err != nil {
 		a.Detach()

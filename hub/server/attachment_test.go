@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/selvedge-io/selvedge/model/message"
 	"github.com/selvedge-io/selvedge/model/method"
 	"github.com/selvedge-io/selvedge/model/twin"
+	"github.com/selvedge-io/selvedge/trust/sas"
 )
 
 // fakeDevice is a connection that settles nothing by itself.
@@ -101,11 +103,29 @@ func openBackend(t testing.TB) *backend {
 // register makes a device and gives its principal.
 func register(t testing.TB, b *backend, id ident.ID) *ident.Principal {
 	t.Helper()
-	i, err := b.registry.Create(t.Context(), registry.Spec{ID: id})
+	if _, err := b.registry.Create(t.Context(), registry.Spec{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	return principal(t, b, id)
+}
+
+// principal proves an identity with its own key.
+func principal(t testing.TB, b *backend, id ident.ID) *ident.Principal {
+	t.Helper()
+	rec, err := b.registry.Identity(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &ident.Principal{ID: id, Generation: i.Generation}
+	key, err := base64.StdEncoding.DecodeString(rec.Keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := b.Authenticate(t.Context(), &ident.Claim{ID: id,
+		Token: sas.Sign("localhost/"+id.Resource(), key, time.Now().Add(time.Hour), "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return who
 }
 
 func attach(t testing.TB, b *backend, who *ident.Principal, d head.Device) head.Attachment {
@@ -231,13 +251,7 @@ func TestModuleGetsNoMessagesOfItsDevice(t *testing.T) {
 	a := attach(t, b, register(t, b, valve), module)
 	a.Open(head.ToDevice)
 	send(t, b, pump, "1")
-	who := &ident.Principal{ID: pump}
-	i, err := b.registry.Get(t.Context(), pump)
-	if err != nil {
-		t.Fatal(err)
-	}
-	who.Generation = i.Generation
-	attach(t, b, who, device).Open(head.ToDevice)
+	attach(t, b, principal(t, b, pump), device).Open(head.ToDevice)
 	next(t, "delivery", device.delivered)
 	if len(module.delivered) > 0 {
 		t.Error("the module got it")
@@ -247,8 +261,24 @@ func TestModuleGetsNoMessagesOfItsDevice(t *testing.T) {
 // Between judging a claim and attaching, the identity may change.
 func TestRevokedBeforeAttach(t *testing.T) {
 	b := openBackend(t)
-	who := register(t, b, pump)
-	disabled := false
+	stolen := register(t, b, pump)
+	rolled := &registry.Authentication{Type: registry.SAS} // empty keys: new ones
+	if _, err := b.registry.Update(t.Context(), registry.Spec{ID: pump, Auth: rolled}, "*"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Attach(t.Context(), stolen, newDevice(t)); !fault.Is(err, fault.Unauthorized) {
+		t.Errorf("keys rolled: %v", err)
+	}
+	who := principal(t, b, pump)
+	reason, disabled := "nothing of its credentials", false
+	if _, err := b.registry.Update(t.Context(), registry.Spec{ID: pump, StatusReason: &reason}, "*"); err != nil {
+		t.Fatal(err)
+	}
+	a, err := b.Attach(t.Context(), who, newDevice(t))
+	if err != nil {
+		t.Fatalf("something else changed: %v", err)
+	}
+	a.Detach()
 	if _, err := b.registry.Update(t.Context(), registry.Spec{ID: pump, Enabled: &disabled}, "*"); err != nil {
 		t.Fatal(err)
 	}

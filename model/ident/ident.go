@@ -126,6 +126,7 @@ type Claim struct {
 type Principal struct {
 	ID         ID
 	Generation string // generation id of the identity
+	Stamp      uint64 // of what the proof was judged by, to tell whether that is still so
 	Method     string // JSON text for iothub-connection-auth-method
 	ModelID    string // DTMI announced at connect
 
