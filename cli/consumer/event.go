@@ -93,7 +93,7 @@ func toFault(err error) error {
 		return fault.New(fault.QuotaExceeded, "%s", e.Description)
 	case amqp.ErrStolen:
 		return fault.New(fault.TakenOver, "%s", e.Description)
-	case amqp.ErrConnectionForced:
+	case amqp.ErrConnectionForced, amqp.ErrDetachForced:
 		return fault.New(fault.Unavailable, "%s", e.Description)
 	}
 	return err
