@@ -38,11 +38,11 @@ func (d *Driver) Start(ctx context.Context, mod runtime.Module) error {
 	if err != nil {
 		return err
 	}
-	if err := d.halt(ctx, m); err != nil {
-		return err
-	}
 	cmd, err := d.command(m, mod, s)
 	if err != nil {
+		return err // and what runs runs on
+	}
+	if err := d.halt(ctx, m); err != nil {
 		return err
 	}
 	if err := d.spawn(m, mod.Version, cmd); err != nil {
@@ -67,6 +67,11 @@ func (d *Driver) command(m *module, mod runtime.Module, s settings) (*exec.Cmd, 
 	cmd := &exec.Cmd{Dir: home, Env: env, SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
 	if s.WorkingDir != "" {
 		cmd.Dir = s.WorkingDir
+		if info, err := os.Stat(s.WorkingDir); err != nil {
+			return nil, fault.Wrap(err, fault.InvalidConfiguration, "workingDir: %v", err)
+		} else if !info.IsDir() {
+			return nil, fault.New(fault.InvalidConfiguration, "workingDir %s is not a folder", s.WorkingDir)
+		}
 	}
 	if s.Builtin != "" {
 		cmd.Path = d.cfg.Self
