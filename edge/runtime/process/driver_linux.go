@@ -184,13 +184,9 @@ func (d *Driver) find(rec record) (*proc, error) {
 	return p, nil
 }
 
-// killStrays ends processes that write to the log of a module which does not run.
+// killStrays ends what is left of a module which does not run.
 func (d *Driver) killStrays(dir string) {
-	info, err := os.Stat(filepath.Join(dir, logFile))
-	if err != nil {
-		return // it never ran
-	}
-	n, err := killWriters(info)
+	n, err := traceOf(dir).killAll()
 	if err != nil {
 		d.log.Warn("processes that a module left could not be ended", "dir", dir, "err", err)
 	}

@@ -294,12 +294,65 @@ func TestChildrenEndWithTheModule(t *testing.T) {
 	}
 	child := written(t, d, "m")
 	until(t, "end of the child", func() bool { return !alive(child) })
-	info, err := os.Stat(filepath.Join(d.cfg.Dir, "m", logFile))
-	if err != nil {
+	if n, err := traceOf(filepath.Join(d.cfg.Dir, "m")).killAll(); n != 0 || err != nil {
+		t.Errorf("%d processes run on (%v)", n, err)
+	}
+}
+
+// TestStraysEndWithTheModule has children that left the module's group and session and
+// write elsewhere: with each restart there would be more of them.
+func TestStraysEndWithTheModule(t *testing.T) {
+	const leave = `set -m; sleep 60 >/dev/null 2>&1 & echo $! >own-group
+		setsid sh -c 'echo $$ >own-session; exec sleep 60' >/dev/null 2>&1 &
+		while [ ! -s own-session ]; do sleep 0.01; done; `
+	dir := t.TempDir()
+	stray := func(name string) int {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(dir, "m", workFolder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	looker := exec.Command("sleep", "60") // somebody who looks around
+	looker.Env = append(os.Environ(), "PWD="+filepath.Join(dir, "m", workFolder))
+	if err := looker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := killWriters(info); n != 0 || err != nil {
-		t.Errorf("%d processes run on (%v)", n, err)
+	defer func() { looker.Process.Kill(); looker.Wait() }()
+
+	d := open(t, dir)
+	start(t, d, script("m", leave+"exit 4"))
+	stateOf(t, d, "m", stopped)
+	for _, name := range []string{"own-group", "own-session"} {
+		pid := stray(name)
+		until(t, "end of the stray in its "+name, func() bool { return !alive(pid) })
+		if err := os.Remove(filepath.Join(dir, "m", workFolder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := script("m", leave+"exec sleep 60")
+	m.Version = "2"
+	start(t, d, m)
+	until(t, "strays", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "m", workFolder, "own-session"))
+		return err == nil
+	})
+	until(t, "a whole number", func() bool {
+		raw, _ := os.ReadFile(filepath.Join(dir, "m", workFolder, "own-session"))
+		return strings.HasSuffix(string(raw), "\n")
+	})
+	group, session := stray("own-group"), stray("own-session")
+	if err := d.Remove(t.Context(), "m"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "end of strays of a removed module", func() bool { return !alive(group) && !alive(session) })
+	if !alive(looker.Process.Pid) {
+		t.Error("somebody else was ended, too")
 	}
 }
 
@@ -346,11 +399,14 @@ func TestRefusedStartLeavesNothing(t *testing.T) {
 	}
 	// And one that runs is not stopped for settings that cannot work.
 	start(t, d, script("m", "exec sleep 60"))
-	if err := d.Start(t.Context(), runtime.Module{Name: "m", Version: "2", Settings: json.RawMessage(`{}`)}); err == nil {
-		t.Error("starts")
-	}
-	if s := states(t, d)[0]; !s.Running || s.Version != "1" {
-		t.Errorf("state %+v", s)
+	for _, settings := range []string{`{}`, `{"command":"no-such-command"}`, `{"command":"./no-such-file"}`,
+		`{"command":"sh","workingDir":"/no/such/folder"}`} {
+		if err := d.Start(t.Context(), runtime.Module{Name: "m", Version: "2", Settings: json.RawMessage(settings)}); err == nil {
+			t.Errorf("%s starts", settings)
+		}
+		if s := states(t, d)[0]; !s.Running || s.Version != "1" {
+			t.Fatalf("after %s the state is %+v", settings, s)
+		}
 	}
 }
 

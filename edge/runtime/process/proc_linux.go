@@ -152,43 +152,79 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(raw)), nil
 }
 
-// killWriters ends all processes whose output is the file, and says how many: the
-// leader of a module may have died while its children run on, or we died between
-// starting a module and writing that down.
-func killWriters(file fs.FileInfo) (killed int, err error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, fmt.Errorf("list processes: %w", err)
+// trace is how the processes that a module started are known, whatever group or
+// session they made for themselves: they write to its log, or have the home or the
+// temporary folder that it was given. None of them may be a person who looks around in
+// the module's folder.
+type trace struct {
+	log fs.FileInfo // nil when there is none
+	env [][]byte
+}
+
+func traceOf(dir string) trace {
+	t := trace{env: [][]byte{
+		[]byte("HOME=" + filepath.Join(dir, workFolder)),
+		[]byte("TMPDIR=" + filepath.Join(dir, tempFolder)),
+	}}
+	if info, err := os.Stat(filepath.Join(dir, logFile)); err == nil {
+		t.log = info
 	}
+	return t
+}
+
+// killAll ends all processes of a trace, and says how many: the leader of a module may
+// have died while its children run on, or we died between starting a module and writing
+// that down. Those that are born meanwhile are looked for again.
+func (t trace) killAll() (killed int, err error) {
 	var errs []error
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() || !writes(pid, file) {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
+	seen := map[int]bool{}
+	for before := -1; before < len(seen) && len(errs) == 0; {
+		before = len(seen)
+		entries, err := os.ReadDir("/proc")
 		if err != nil {
-			continue // it ended
+			return killed, fmt.Errorf("list processes: %w", err)
 		}
-		if writes(pid, file) { // now certainly the one behind fd
-			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err == nil {
-				killed++
-			} else if !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, fmt.Errorf("end process %d: %w", pid, err))
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() || seen[pid] || !t.has(pid) {
+				continue
 			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue // it ended
+			}
+			if t.has(pid) { // now certainly the one behind fd
+				seen[pid] = true
+				if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err == nil {
+					killed++
+				} else if !errors.Is(err, unix.ESRCH) {
+					errs = append(errs, fmt.Errorf("end process %d: %w", pid, err))
+				}
+			}
+			unix.Close(fd)
 		}
-		unix.Close(fd)
 	}
 	return killed, errors.Join(errs...)
 }
 
-// writes says whether a process has the file as standard output or error. Those we
-// may not look into are not ours.
-func writes(pid int, file fs.FileInfo) bool {
+// has says whether a process is of the trace. Those we may not look into are not ours.
+func (t trace) has(pid int) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	for _, n := range []string{"1", "2"} {
-		info, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "fd", n))
-		if err == nil && os.SameFile(info, file) {
+		info, err := os.Stat(filepath.Join(proc, "fd", n))
+		if err == nil && t.log != nil && os.SameFile(info, t.log) {
 			return true
+		}
+	}
+	environ, err := os.ReadFile(filepath.Join(proc, "environ"))
+	if err != nil {
+		return false
+	}
+	for entry := range bytes.SplitSeq(environ, []byte{0}) {
+		for _, e := range t.env {
+			if bytes.Equal(entry, e) {
+				return true
+			}
 		}
 	}
 	return false
