@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
@@ -69,6 +71,24 @@ func TestToDeviceAtQoS0(t *testing.T) {
 			t.Errorf("QoS %d, want 0", got.QoS)
 		}
 	}
+}
+
+// A delivery that crosses an UNSUBSCRIBE is not lost: only an acknowledgement
+// completes it.
+func TestDeliveryCrossesUnsubscribe(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	p, _ := r.connect(dev)
+	p.subscribe(1, "devices/dev/messages/devicebound/#")
+	a := r.b.AwaitOpen(t, dev, head.ToDevice)
+	p.send((&mqtt.Unsubscribe{ID: 9, Filters: []string{"devices/dev/messages/devicebound/#"}}).Append(nil, mqtt.V311))
+	p.next(mqtt.TypeUnsuback)
+	deliver(a, head.ToDevice, 1, toDevice("late"))
+	late := p.publish("devices/dev/messages/devicebound/%24.mid=late&%24.to=%2Fdevices%2Fdev%2Fmessages%2Fdevicebound", "body late")
+	if late.QoS != 1 {
+		t.Errorf("it came at QoS %d and counts as received", late.QoS)
+	}
+	p.send(puback(late.ID))
+	a.Settled(t, 1)
 }
 
 func TestTopicTooLong(t *testing.T) {
@@ -214,6 +234,48 @@ func TestTwinReport(t *testing.T) {
 			t.Errorf("%s %s: answered %s", test.query, test.body, got.Payload)
 		}
 		r.awaitLog("WARN", "twin request refused", body.TrackingID)
+	}
+}
+
+// While telemetry waits for the disk, what is to be acknowledged behind it counts
+// against the window as well: a client cannot have the server remember ever more.
+func TestAcknowledgementsAreBounded(t *testing.T) {
+	for _, topic := range []string{"$iothub/twin/GET/?$rid=1", "$iothub/methods/res/200/?$rid=1"} {
+		r := serve(t, &headtest.Backend{Hold: true}, func(c *Config) { c.Window = 8 })
+		p, _ := r.connect(dev)
+		p.send(pub(1, 1, events, "held"))
+		a := r.b.Attached(t, dev).Device.(*session)
+		a.acks.await(t, 1)
+		var all []byte
+		for id := range uint16(20) {
+			all = append(all, pub(1, id+2, topic, " ")...)
+		}
+		p.send(mqtt.AppendEmpty(all, mqtt.TypePingreq))
+		a.acks.await(t, 8)
+		r.b.Release(1, nil)
+		p.wantPubacks(1, 2, 3, 4, 5, 6, 7, 8) // before which the rest is not read
+		for range 13 + 1 {
+			if _, err := p.r.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.wantQuiet()
+	}
+}
+
+// await waits until n messages are under way.
+func (a *acks) await(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		a.mu.Lock()
+		have := a.messages
+		a.mu.Unlock()
+		switch {
+		case have >= n:
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("%d messages are under way, want %d", have, n)
+		}
 	}
 }
 

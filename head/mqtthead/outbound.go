@@ -96,9 +96,9 @@ func (o *outbound) settle(id uint16) (out outgoing, ok bool) {
 // Deliver implements head.Device: it encodes into the write buffer.
 func (s *session) Deliver(f head.Flow, batch []head.Delivery) {
 	kind := flowOf[f]
-	qos := byte(0)
-	if s.grants.Load().qos[kind] > 1 {
-		qos = 1
+	qos := byte(1)
+	if s.grants.Load().qos[kind] == 1 { // not when it has just unsubscribed: QoS 0 settles
+		qos = 0
 	}
 	o := &s.out
 	o.mu.Lock()

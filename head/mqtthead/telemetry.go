@@ -86,6 +86,9 @@ func (s *session) published(f mqtt.Frame) error {
 		return violated("publish to %.200q is not allowed", p.Topic)
 	}
 	s.flush()
+	if p.QoS == 1 && s.acks.wait(s.srv.cfg.Window, s.srv.cfg.WindowBytes) == 0 {
+		return s.cause()
+	}
 	if kind == methodAnswer {
 		s.methods.answer(rest, p.Payload)
 		if p.QoS == 1 {
