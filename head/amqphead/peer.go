@@ -477,6 +477,11 @@ func (p *peer) leave() {
 			w.in.Refuse(told)
 		}
 	}
+	// With nobody left on it the connection closes, whole: detached first, the Node SDK
+	// would wait 45 s for its token links to be detached too.
+	if last && told != nil && told.Condition == amqp.ErrUnauthorized && len(links) > 0 {
+		p.c.amqp.Close(told)
+	}
 	for l := range links {
 		l.Detach(told)
 	}
@@ -486,9 +491,6 @@ func (p *peer) leave() {
 		p.flows.Lock() // until what is opening is open
 		p.att.Detach()
 		p.flows.Unlock()
-	}
-	if last && told != nil && told.Condition == amqp.ErrUnauthorized && len(links) > 0 {
-		p.c.amqp.Close(told) // nobody is left on it
 	}
 }
 
