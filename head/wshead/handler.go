@@ -6,6 +6,7 @@ package wshead
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"sync"
 
 	"github.com/coder/websocket"
+
+	"github.com/selvedge-io/selvedge/head/door"
 )
 
 // Names of the sub-protocols that devices offer.
@@ -33,10 +36,11 @@ type Server interface {
 // Handler upgrades requests on any path. The connections live in its requests, so
 // whoever runs the http.Server must Close the Handler too.
 type Handler struct {
-	servers map[string]Server // by sub-protocol in lower case
-	log     *slog.Logger
-	ctx     context.Context
-	cancel  context.CancelFunc
+	servers  map[string]Server // by sub-protocol in lower case
+	log      *slog.Logger
+	refusals door.Refusals
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	mu      sync.Mutex
 	closed  bool
@@ -65,8 +69,7 @@ func IsUpgrade(r *http.Request) bool {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, server := h.choose(r.Header["Sec-Websocket-Protocol"])
 	if server == nil {
-		h.log.Warn("WebSocket refused", "remote", r.RemoteAddr, "path", r.URL.Path,
-			"err", "no sub-protocol that is served here", "offered", strings.Join(r.Header["Sec-Websocket-Protocol"], ","))
+		h.refuse(r, fmt.Errorf("it offers no sub-protocol that is served here, but %.200q", strings.Join(r.Header["Sec-Websocket-Protocol"], ",")))
 		http.Error(w, "offer a sub-protocol that is served here, such as mqtt", http.StatusBadRequest)
 		return
 	}
@@ -81,7 +84,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		h.log.Warn("WebSocket refused", "remote", r.RemoteAddr, "err", err)
+		h.refuse(r, err)
 		return // Accept has answered
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -93,6 +96,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.certificates = r.TLS.PeerCertificates
 	}
 	server.ServeConn(ctx, c)
+}
+
+// refuse writes a line about a peer that was turned away, unless that peer has caused
+// too many lately.
+func (h *Handler) refuse(r *http.Request, err error) {
+	h.refusals.Warn(h.log, r.RemoteAddr, "WebSocket refused", "path", fmt.Sprintf("%.200s", r.URL.Path), "err", fmt.Sprintf("%.400v", err))
 }
 
 // enter counts a connection in, unless the handler is closed.

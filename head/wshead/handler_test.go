@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -80,6 +81,24 @@ func TestRefused(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("plain request: %s, want 400", resp.Status)
+	}
+}
+
+// Strangers decide what and how often they offer: neither may fill the log.
+func TestRefusalsInTheLog(t *testing.T) {
+	var text bytes.Buffer
+	h := New(map[string]Server{MQTT: echo{}}, slog.New(slog.NewTextHandler(&text, nil)))
+	t.Cleanup(h.Close)
+	for n := range 100 {
+		r := httptest.NewRequest("GET", "/"+strings.Repeat("x", 10_000), nil)
+		r.Header.Set("Sec-WebSocket-Protocol", strings.Repeat("soap,", 10_000))
+		if n%2 == 1 {
+			r.Header.Set("Sec-WebSocket-Protocol", "mqtt") // but it is no upgrade
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if lines := bytes.Count(text.Bytes(), []byte("\n")); lines == 0 || lines > 50 || text.Len() > lines*1000 {
+		t.Errorf("100 refusals make %d lines of %d bytes in the log", lines, text.Len())
 	}
 }
 
