@@ -95,16 +95,13 @@ type waited struct {
 
 func (w waited) Unwrap() error { return w.error }
 
-// refuse answers an error in the shape of the route and logs what is ours to debug.
+// refuse answers an error in the shape of the route and writes what somebody has to
+// look at into the log, under the tracking id of the answer.
 func (a *api) refuse(c *call, rt *route, err error) {
 	code, text := fault.CodeOf(err), fault.TextOf(err)
-	if code.Status() >= 500 && code != fault.GatewayTimeout {
-		a.Log.ErrorContext(c.r.Context(), "call failed", "method", c.r.Method, "path", c.r.URL.Path, "code", int(code), "err", err)
-	} else {
-		a.Log.DebugContext(c.r.Context(), "call refused", "method", c.r.Method, "path", c.r.URL.Path, "code", int(code), "err", err)
-	}
 	now := a.Now().UTC()
 	tracking := fmt.Sprintf("%s-G:0-TimeStamp:%s", randomHex(), now.Format("01/02/2006 15:04:05"))
+	a.logRefusal(c, code, tracking, err)
 	var body any
 	if rt != nil && rt.nested {
 		inner := struct {
@@ -131,6 +128,20 @@ func (a *api) refuse(c *call, rt *route, err error) {
 		out = nil
 	}
 	writeJSON(c.w, code.Status(), out)
+}
+
+// logRefusal is loud about what went wrong here and about calls that nobody should have
+// made, and quiet about what happens every day.
+func (a *api) logRefusal(c *call, code fault.Code, tracking string, err error) {
+	args := []any{"method", fmt.Sprintf("%.20s", c.r.Method), "path", fmt.Sprintf("%.300s", c.r.URL.Path), "code", int(code), "tracking", tracking}
+	switch status := code.Status(); {
+	case status >= 500 && code != fault.GatewayTimeout:
+		a.Log.ErrorContext(c.r.Context(), "call failed", append(args, "err", err)...)
+	case status == http.StatusBadRequest, status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusRequestEntityTooLarge:
+		a.refusals.Warn(a.Log, c.r.RemoteAddr, "call refused", append(args, "err", fmt.Sprintf("%.1000v", err))...)
+	default:
+		a.Log.DebugContext(c.r.Context(), "call refused", append(args, "err", err)...)
+	}
 }
 
 type errorBody struct {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/selvedge-io/selvedge/auth"
+	"github.com/selvedge-io/selvedge/head/door"
 	"github.com/selvedge-io/selvedge/hub/registry"
 	"github.com/selvedge-io/selvedge/hub/twins"
 	"github.com/selvedge-io/selvedge/model/ident"
@@ -81,7 +82,8 @@ type Config struct {
 // api is the handler.
 type api struct {
 	Config
-	routes []route
+	routes   []route
+	refusals door.Refusals
 }
 
 // New makes the handler of the REST calls. Paths it does not know get 404 in

@@ -180,6 +180,34 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// What is refused for who asks or what they send leaves a line with the cause and the
+// tracking id of the answer; nobody fills the log with them, and no token is in it.
+func TestRefusalsAreLogged(t *testing.T) {
+	h := start(t)
+	r := h.ask("hacker", "GET /devices/d", "")
+	_, tracking, _ := strings.Cut(string(r.body), "Tracking ID:")
+	tracking, _, _ = strings.Cut(tracking, `"`)
+	h.must(200, "PUT /devices/d", "{}")
+	h.must(400, "PATCH /twins/d", `{"properties":{"desired":{"a.b":1}}}`)
+	h.must(404, "GET /devices/x", "") // which happens every day
+	text := h.log.String()
+	for _, want := range []string{"level=WARN", tracking, "does not allow this", "path=/twins/d", "a.b"} {
+		if !strings.Contains(text, want) || want == "" {
+			t.Errorf("%q is not in the log: %s", want, text)
+		}
+	}
+	if strings.Contains(text, "sig=x") || strings.Contains(text, "path=/devices/x") {
+		t.Errorf("log says too much: %s", text)
+	}
+	for range 100 {
+		h.ask("hacker", "GET /"+strings.Repeat("x", 10_000), "")
+		h.ask("hacker", "GET /devices/"+strings.Repeat("x", 10_000), "")
+	}
+	if n := strings.Count(h.log.String(), "level=WARN"); n > 50 || h.log.Len() > 50_000 {
+		t.Errorf("%d lines of %d bytes for 100 refusals", n, h.log.Len())
+	}
+}
+
 func TestMethodTimeoutsAreTold(t *testing.T) {
 	h := start(t)
 	h.must(200, "PUT /devices/d", `{}`)
