@@ -105,6 +105,9 @@ func (d *Directory) keep(ctx context.Context, name string, e entry) error {
 	if known && (was.Keys != e.Keys || was.Type != e.Type || was.Thumbprints != e.Thumbprints || was.Generation != e.Generation) {
 		d.log.Info("credentials of a module changed", "module", name)
 		d.revoked(name)
+		if was.Generation != e.Generation {
+			d.ended(name)
+		}
 	}
 	return nil
 }
@@ -124,7 +127,14 @@ func (d *Directory) forget(ctx context.Context, name string) error {
 	delete(d.modules, name)
 	d.mu.Unlock()
 	d.revoked(name)
+	d.ended(name)
 	return nil
+}
+
+func (d *Directory) ended(name string) {
+	if d.cfg.Gone != nil {
+		d.cfg.Gone(ident.ID{Device: d.cfg.Device, Module: name})
+	}
 }
 
 func (d *Directory) revoked(name string) {

@@ -176,6 +176,7 @@ type setup struct {
 	seal    *keys.Keys
 	mu      sync.Mutex
 	revoked []string
+	gone    []string
 }
 
 func newSetup(t *testing.T) *setup {
@@ -199,6 +200,11 @@ func (s *setup) config() Config {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.revoked = append(s.revoked, id.String())
+		},
+		Gone: func(id ident.ID) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.gone = append(s.gone, id.String())
 		}}
 }
 
@@ -222,6 +228,15 @@ func (s *setup) tookRevoked() string {
 	slices.Sort(s.revoked)
 	text := strings.Join(s.revoked, " ")
 	s.revoked = nil
+	return text
+}
+
+func (s *setup) tookGone() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.Sort(s.gone)
+	text := strings.Join(s.gone, " ")
+	s.gone = nil
 	return text
 }
 

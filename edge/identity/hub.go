@@ -95,13 +95,38 @@ type document struct {
 
 func (h *hub) modules(ctx context.Context) ([]document, error) {
 	var list []document
-	err := h.call(ctx, http.MethodGet, "", nil, &list)
-	return list, err
+	if err := h.call(ctx, http.MethodGet, "", nil, &list); err != nil {
+		return nil, err
+	}
+	// What is not in the list is forgotten, so it must not be just anything: each edge
+	// device has its system modules.
+	system := false
+	for _, m := range list {
+		if err := h.check(m, m.Module); err != nil {
+			return nil, err
+		}
+		system = system || isSystem(m.Module)
+	}
+	if !system {
+		return nil, fault.New(fault.BadGateway, "the hub lists no system modules for device %q: is it registered as an edge device?", h.device)
+	}
+	return list, nil
+}
+
+// check says whether a document may be about a module of this device.
+func (h *hub) check(m document, name string) error {
+	if m.Module == "" || !strings.EqualFold(m.Module, name) || !strings.EqualFold(m.Device, h.device) {
+		return fault.New(fault.BadGateway, "the hub's answer is about module %.128q of device %.128q, not about one of device %q", m.Module, m.Device, h.device)
+	}
+	return nil
 }
 
 func (h *hub) module(ctx context.Context, name string) (document, error) {
 	var m document
 	err := h.call(ctx, http.MethodGet, name, nil, &m)
+	if err == nil {
+		err = h.check(m, name)
+	}
 	return m, err
 }
 
@@ -130,6 +155,9 @@ func (h *hub) putModule(ctx context.Context, name string, keys [2]string, update
 	}
 	var m document
 	err := h.call(ctx, http.MethodPut, name, put, &m, header...)
+	if err == nil {
+		err = h.check(m, name)
+	}
 	return m, err
 }
 

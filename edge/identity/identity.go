@@ -39,7 +39,7 @@ type Sealer interface {
 }
 
 // Config says who the device is and how it reaches its hub. Gateway, Address, Roots,
-// Revoked and Log may be left out, and one of Key and Certificates.
+// Revoked, Gone and Log may be left out, and one of Key and Certificates.
 type Config struct {
 	Host    string // name of the hub, as in tokens
 	Gateway string // name of the server when that is not Host: a parent device
@@ -56,6 +56,10 @@ type Config struct {
 	// Revoked is called, in no order, for each module whose connections must end
 	// because it was deleted or its keys changed. It must not block.
 	Revoked func(of ident.ID)
+
+	// Gone is called, after Revoked, for each module whose identity is no more; one of
+	// the same name is another. Changes of identities wait for it.
+	Gone func(of ident.ID)
 
 	Log *slog.Logger // nil for silence
 }

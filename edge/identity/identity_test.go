@@ -173,6 +173,21 @@ func TestRefresh(t *testing.T) {
 	if got := s.tookRevoked(); got != device+"/a "+device+"/b" {
 		t.Errorf("revoked %q", got)
 	}
+	if got := s.tookGone(); got != device+"/a "+device+"/b" { // a is another one now
+		t.Errorf("gone %q", got)
+	}
+	s.hub.set(func() {
+		m := s.hub.modules["c"]
+		k := newKeys()
+		m.Authentication.SymmetricKey.Primary = &k[0]
+		s.hub.modules["c"] = m
+	})
+	if err := d.Refresh(t.Context(), []string{device + "/c"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.tookRevoked() + s.tookGone(); got != device+"/c" || s.hub.took() != "GET c" {
+		t.Errorf("a new key: revoked and gone %q", got)
+	}
 	s.signs(d, "a")
 	if _, err := d.Sign(t.Context(), "b", nil); !fault.Is(err, fault.ModuleNotFound) {
 		t.Errorf("deleted module signs: %v", err)
@@ -193,6 +208,35 @@ func TestRefresh(t *testing.T) {
 	if err := d.Refresh(t.Context(), []string{"a/b/c"}); err == nil {
 		t.Error("nonsense passes")
 	}
+}
+
+// TestNonsenseForgetsNobody: a hub that answers nonsense must not cost the identities,
+// without which no module could connect until it is well again.
+func TestNonsenseForgetsNobody(t *testing.T) {
+	s := newSetup(t)
+	d := s.boot()
+	bring(t, d, "a b", "")
+	other := `{"moduleId":"b","deviceId":"` + device + `","generationId":"1","authentication":{"type":"sas"}}`
+	for _, body := range []string{`null`, `[]`, `{}`, `[{}]`, `[null]`, `"a"`, ``, `<html>`, `[` + other + `]`,
+		`[{"moduleId":"$edgeHub","deviceId":"other"}]`, `{"moduleId":"a","deviceId":"other"}`, other} {
+		s.hub.set(func() {
+			s.hub.refuse = func(method, module string) (int, string) { return 200, body }
+		})
+		for _, ids := range [][]string{nil, {device + "/a"}} {
+			if err := d.Refresh(t.Context(), ids); err == nil || !fault.Temporary(err) {
+				t.Errorf("%s for %v gives %v", body, ids, err)
+			}
+		}
+		if _, err := d.Sync(t.Context(), []string{"new"}, nil); err == nil {
+			t.Errorf("%s makes an identity", body)
+		}
+	}
+	s.hub.set(func() { s.hub.refuse = nil })
+	if got := s.tookRevoked() + s.tookGone(); got != "" {
+		t.Errorf("revoked and gone %q", got)
+	}
+	s.signs(d, "a")
+	s.signs(d, "b")
 }
 
 func TestSystemModulesGetKeysWhenTheyAreNeeded(t *testing.T) {
