@@ -117,8 +117,10 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestTwin(t *testing.T) {
-	r := serve(t, &headtest.Backend{})
+func TestTwin(t *testing.T) { eachProtocol(t, testTwin) }
+
+func testTwin(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{})
 	c := r.dial(mod)
 	r.b.Desire(t, mod, `{"a":{"b":1}}`)
 	twin, err := c.Twin(within(t))
@@ -161,8 +163,10 @@ func TestTwin(t *testing.T) {
 	}
 }
 
-func TestMethods(t *testing.T) {
-	r := serve(t, &headtest.Backend{})
+func TestMethods(t *testing.T) { eachProtocol(t, testMethods) }
+
+func testMethods(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{})
 	c := r.dial(mod)
 	err := c.OnMethod(within(t), func(ctx context.Context, m *method.Call) method.Reply {
 		switch m.Name {
@@ -244,13 +248,15 @@ func TestKeptSession(t *testing.T) {
 	a.Settled(t, 1)
 }
 
-func TestMessages(t *testing.T) {
+func TestMessages(t *testing.T) { eachProtocol(t, testMessages) }
+
+func testMessages(t *testing.T, p Protocol) {
 	for _, test := range []struct {
 		id   ident.ID
 		flow head.Flow
 	}{{dev, head.ToDevice}, {mod, head.Inputs}} {
 		t.Run(test.id.String(), func(t *testing.T) {
-			r := serve(t, &headtest.Backend{})
+			r := serveBy(t, p, &headtest.Backend{})
 			c := r.dial(test.id)
 			got := make(chan *message.Message, 10)
 			err := c.OnMessage(within(t), func(ctx context.Context, m *message.Message) error {
@@ -282,7 +288,11 @@ func TestMessages(t *testing.T) {
 			bad, two := text("bad"), text("two")
 			bad.System.Input, two.System.Input = "input1", "input1"
 			a.Device.Deliver(test.flow, []head.Delivery{{Token: 1, Message: &m}, {Token: 2, Message: &bad}, {Token: 3, Message: &two}})
-			if g := wait(t, "the message", got); fmt.Sprint(*g) != fmt.Sprint(want) {
+			g := wait(t, "the message", got)
+			if g.System.LockToken == "" == p.isAMQP() {
+				t.Errorf("lock token %q", g.System.LockToken)
+			}
+			if g.System.LockToken = ""; fmt.Sprint(*g) != fmt.Sprint(want) {
 				t.Errorf("got  %+v\nwant %+v", *g, want)
 			}
 			wait(t, "bad", got)
@@ -296,8 +306,10 @@ func TestMessages(t *testing.T) {
 }
 
 // TestHandlerMaySend checks that acknowledgements come through while a handler waits.
-func TestHandlerMaySend(t *testing.T) {
-	r := serve(t, &headtest.Backend{})
+func TestHandlerMaySend(t *testing.T) { eachProtocol(t, testHandlerMaySend) }
+
+func testHandlerMaySend(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{})
 	c := r.dial(mod)
 	err := c.OnMessage(within(t), func(ctx context.Context, m *message.Message) error {
 		out := *m

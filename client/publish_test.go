@@ -13,8 +13,10 @@ import (
 	"github.com/selvedge-io/selvedge/model/message"
 )
 
-func TestPublishKeepsEverything(t *testing.T) {
-	r := serve(t, &headtest.Backend{})
+func TestPublishKeepsEverything(t *testing.T) { eachProtocol(t, testPublishKeepsEverything) }
+
+func testPublishKeepsEverything(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{})
 	c := r.dial(mod)
 	expiry := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	m := message.Message{
@@ -40,8 +42,10 @@ func TestPublishKeepsEverything(t *testing.T) {
 	}
 }
 
-func TestPublishInOrder(t *testing.T) {
-	r := serve(t, &headtest.Backend{})
+func TestPublishInOrder(t *testing.T) { eachProtocol(t, testPublishInOrder) }
+
+func testPublishInOrder(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{})
 	c := r.dial(dev, func(c *Config) { c.Window = 10 })
 	const batches, size = 3000, 13 // more ids than there are
 	var mu sync.Mutex
@@ -79,8 +83,10 @@ func TestPublishInOrder(t *testing.T) {
 	}
 }
 
-func TestPublishWaitsForWindow(t *testing.T) {
-	r := serve(t, &headtest.Backend{Hold: true})
+func TestPublishWaitsForWindow(t *testing.T) { eachProtocol(t, testPublishWaitsForWindow) }
+
+func testPublishWaitsForWindow(t *testing.T, p Protocol) {
+	r := serveBy(t, p, &headtest.Backend{Hold: true})
 	c := r.dial(dev, func(c *Config) { c.Window = 2 })
 	c.Publish(texts("a b"), func(error) {})
 	r.b.Messages(t, 2)
@@ -109,14 +115,16 @@ func TestPublishWaitsForWindow(t *testing.T) {
 
 // TestPublishFails checks the promises about done when the connection is lost, closed
 // or used after that.
-func TestPublishFails(t *testing.T) {
+func TestPublishFails(t *testing.T) { eachProtocol(t, testPublishFails) }
+
+func testPublishFails(t *testing.T, p Protocol) {
 	for name, end := range map[string]func(*rig, *Client){
 		"lost":    func(r *rig, _ *Client) { r.b.Attached(r.t, dev).Device.Close(errors.New("go away")) },
 		"closed":  func(_ *rig, c *Client) { c.Close() },
 		"refused": func(r *rig, _ *Client) { r.b.Release(1, fault.New(fault.Throttled, "no")) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := serve(t, &headtest.Backend{Hold: true})
+			r := serveBy(t, p, &headtest.Backend{Hold: true})
 			c := r.dial(dev, func(c *Config) { c.Window = 3 })
 			calls := make(chan string, 10)
 			done := func(name string) func(error) {

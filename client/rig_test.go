@@ -11,13 +11,16 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/selvedge-io/selvedge/head/amqphead"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/head/mqtthead"
+	"github.com/selvedge-io/selvedge/head/wshead"
 	"github.com/selvedge-io/selvedge/model/fault"
 	"github.com/selvedge-io/selvedge/model/ident"
 	"github.com/selvedge-io/selvedge/model/message"
@@ -44,25 +47,62 @@ func judge(c *ident.Claim) (*ident.Principal, error) {
 
 // rig is the real server on a loopback port, with a backend in memory behind it.
 type rig struct {
-	t    testing.TB
-	b    *headtest.Backend
-	addr string
-	stop func()
+	t     testing.TB
+	b     *headtest.Backend
+	addr  string
+	stop  func()
+	speak Protocol
 }
 
 func serve(t testing.TB, b *headtest.Backend) *rig {
+	t.Helper()
+	return serveBy(t, MQTT, b)
+}
+
+// serveBy is serve in some protocol.
+func serveBy(t testing.TB, p Protocol, b *headtest.Backend) *rig {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, b, l)
+	return serveOn(t, p, b, l)
 }
 
-func serveOn(t testing.TB, b *headtest.Backend, l net.Listener) *rig {
+// eachProtocol runs a test in every protocol.
+func eachProtocol(t *testing.T, test func(*testing.T, Protocol)) {
+	for _, p := range []Protocol{MQTT, AMQP, MQTTWS, AMQPWS} {
+		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, p)
+		})
+	}
+}
+
+func serveOn(t testing.TB, p Protocol, b *headtest.Backend, l net.Listener) *rig {
 	ctx, cancel := context.WithCancel(context.Background())
+	mqtt, amqp := mqtthead.New(mqtthead.Config{Backend: b}), amqphead.New(amqphead.Config{Backend: b})
+	run := mqtt.Serve
+	switch p {
+	case AMQP:
+		run = amqp.Serve
+	case MQTTWS, AMQPWS:
+		run = func(ctx context.Context, l net.Listener) error {
+			sockets := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtt, wshead.AMQP: amqp}, nil)
+			web := &http.Server{Handler: sockets}
+			go func() {
+				<-ctx.Done()
+				web.Close()
+			}()
+			if err := web.Serve(l); err != http.ErrServerClosed {
+				return err
+			}
+			sockets.Close()
+			return nil
+		}
+	}
 	done := make(chan error, 1)
-	go func() { done <- mqtthead.New(mqtthead.Config{Backend: b}).Serve(ctx, l) }()
+	go func() { done <- run(ctx, l) }()
 	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -70,12 +110,12 @@ func serveOn(t testing.TB, b *headtest.Backend, l net.Listener) *rig {
 		}
 	})
 	t.Cleanup(stop)
-	return &rig{t, b, l.Addr().String(), stop}
+	return &rig{t, b, l.Addr().String(), stop, p}
 }
 
 // config is for a plain connection to the rig.
 func (r *rig) config(id ident.ID) Config {
-	return Config{Host: host, Address: r.addr, ID: id, Credentials: SharedKey(key, ""), Plain: true}
+	return Config{Protocol: r.speak, Host: host, Address: r.addr, ID: id, Credentials: SharedKey(key, ""), Plain: true}
 }
 
 func (r *rig) dial(id ident.ID, change ...func(*Config)) *Client {
@@ -156,5 +196,5 @@ func serveTLS(t testing.TB, b *headtest.Backend, name string) (r *rig, root []by
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, b, l), root
+	return serveOn(t, MQTT, b, l), root
 }
