@@ -125,6 +125,9 @@ async function connect(connectionString, { retry = false } = {}) {
   return client;
 }
 
+// unauthorized is true for the SDK's error that makes an application stop trying.
+const unauthorized = (err) => err.name === 'UnauthorizedError';
+
 // ask lets the test around do something that a script cannot, such as killing the hub.
 const answers = readline.createInterface({ input: process.stdin });
 const replies = new Inbox();
@@ -139,4 +142,4 @@ function deviceName(script) {
   return `${script}-${process.env.TRANSPORT}-${process.env.AUTH}`;
 }
 
-module.exports = { Transport, Inbox, within, prove, run, operator, operatorJSON, until, events, register, connect, ask, deviceName };
+module.exports = { Transport, Inbox, within, prove, run, operator, operatorJSON, until, events, register, connect, unauthorized, ask, deviceName };

@@ -71,12 +71,16 @@ run(async () => {
       await ask('kill the hub and start it again');
       await usable(client, inbox, 'after the kill');
     });
+    await prove('it outlives a hub that is stopped and started again', async () => {
+      await ask('stop the hub and start it again');
+      await usable(client, inbox, 'after the stop');
+    });
     await client.close();
   }
   arrived.close();
   await prove('all that was acknowledged is at the hub', async () => {
     const all = events(device);
-    for (const text of ['before', 'renewed', 'with a key', 'before the kill', 'after the kill']) {
+    for (const text of ['before', 'renewed', 'with a key', 'before the kill', 'after the kill', 'after the stop']) {
       await all.take(`the message "${text}"`, (e) => e.body === text);
     }
     all.close();

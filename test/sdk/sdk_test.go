@@ -48,10 +48,10 @@ func prepared() error {
 			return fmt.Errorf("%w; install it with scripts/setup-test.sh", err)
 		}
 	}
-	if _, err := os.Stat("node_modules/azure-iot-device"); err != nil {
+	if _, err := os.Stat("node_modules/azure-iot-device-amqp"); err != nil {
 		return fmt.Errorf("the SDKs are not installed: run scripts/setup-test.sh, or npm ci in test/sdk")
 	}
-	for _, address := range []string{hubIP + ":8883", hubIP + ":443", gatewayIP + ":8883", gatewayIP + ":443"} {
+	for _, address := range []string{hubIP + ":8883", hubIP + ":5671", hubIP + ":443", gatewayIP + ":8883", gatewayIP + ":5671", gatewayIP + ":443"} {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			return fmt.Errorf("%w: the SDKs insist on this port; run the tests as root and stop what has it", err)
@@ -63,7 +63,7 @@ func prepared() error {
 
 func startHub(t *testing.T) *rig.Hub {
 	t.Helper()
-	h := rig.StartHub(t, rig.HubOptions{Host: hubName, MQTT: hubIP + ":8883", HTTPS: hubIP + ":443",
+	h := rig.StartHub(t, rig.HubOptions{Host: hubName, MQTT: hubIP + ":8883", AMQP: hubIP + ":5671", HTTPS: hubIP + ":443",
 		Args: []string{"--hostname", "localhost"}})
 	return h
 }
@@ -91,14 +91,19 @@ func TestDevice(t *testing.T) {
 
 func TestReconnect(t *testing.T) {
 	h := startHub(t)
-	again := func() { // the hub outlives the subtest
-		h.Kill(t)
-		h.Start(t)
+	again := func(end func(testing.TB)) func() { // the hub outlives the subtest
+		return func() {
+			end(t)
+			h.Start(t)
+		}
 	}
-	for _, transport := range []string{"mqtt", "mqtt-ws"} {
+	for _, transport := range []string{"mqtt", "mqtt-ws", "amqp", "amqp-ws"} {
 		t.Run(transport, func(t *testing.T) {
 			s := start(t, h, "reconnect.js", "TRANSPORT="+transport, "AUTH=sas")
-			s.answer = map[string]func(){"kill the hub and start it again": again}
+			s.answer = map[string]func(){
+				"kill the hub and start it again": again(func(t testing.TB) { h.Kill(t) }),
+				"stop the hub and start it again": again(func(t testing.TB) { h.Terminate(t) }),
+			}
 			s.finish(t)
 		})
 	}
@@ -125,7 +130,7 @@ func TestModule(t *testing.T) {
 	}
 	h.Deploy(t, "gateway-1", "{"+strings.Join(modules, ",")+"}", "{"+strings.Join(routes, ",")+"}")
 	e := rig.StartEdge(t, h, rig.EdgeOptions{Device: "gateway-1", Host: gatewayName,
-		MQTT: gatewayIP + ":8883", HTTPS: gatewayIP + ":443"})
+		MQTT: gatewayIP + ":8883", AMQP: gatewayIP + ":5671", HTTPS: gatewayIP + ":443"})
 	for _, transport := range []string{"mqtt", "mqtt-ws"} {
 		t.Run(transport, func(t *testing.T) {
 			defer func() {

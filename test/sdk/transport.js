@@ -1,6 +1,7 @@
 // The transport that the test wants.
 'use strict';
 
+const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 
-exports.Transport = { mqtt: Mqtt, 'mqtt-ws': MqttWs }[process.env.TRANSPORT];
+exports.Transport = { mqtt: Mqtt, 'mqtt-ws': MqttWs, amqp: Amqp, 'amqp-ws': AmqpWs }[process.env.TRANSPORT];
