@@ -103,13 +103,7 @@ func (m *Message) section(section uint64, d *decoder) {
 	switch section {
 	case descHeader:
 		f := d.composite()
-		m.Header = Header{
-			Durable:       f.bool(),
-			Priority:      f.ubyteOr(0),
-			TTL:           f.milliseconds(),
-			FirstAcquirer: f.bool(),
-			DeliveryCount: f.uintOr(0),
-		}
+		m.Header.decode(&f)
 		d.join(&f.decoder)
 	case descDeliveryAnnotations:
 		m.DeliveryAnnotations = d.sectionMap()
@@ -140,6 +134,16 @@ func (m *Message) section(section uint64, d *decoder) {
 		m.Footer = d.sectionMap()
 	default:
 		d.fail("there is no section 0x%02x", section)
+	}
+}
+
+func (h *Header) decode(f *fields) {
+	*h = Header{
+		Durable:       f.bool(),
+		Priority:      f.ubyteOr(0),
+		TTL:           f.milliseconds(),
+		FirstAcquirer: f.bool(),
+		DeliveryCount: f.uintOr(0),
 	}
 }
 
