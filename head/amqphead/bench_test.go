@@ -113,6 +113,17 @@ func (o *own) send(address string, events amqp.SenderEvents) *amqp.Sender {
 // BenchmarkTelemetry is telemetry as BenchmarkPublish of the MQTT head has it, 64 under
 // way at most. The client's share is in it.
 func BenchmarkTelemetry(b *testing.B) {
+	m := amqp.Message{
+		Properties: amqp.Properties{ContentType: "application/json"},
+		Data:       [][]byte{bytes.Repeat([]byte("x"), 256)},
+	}
+	b.Run("bare", func(b *testing.B) { benchmarkTelemetry(b, &m) })
+	m.Properties = amqp.Properties{MessageID: "0b1c2d3e-0000-1111-2222-333344445555", To: "/devices/dev/messages/events", ContentType: "application/json", ContentEncoding: "utf-8"}
+	m.ApplicationProperties = amqp.Map{{Key: "level", Value: "storage"}, {Key: "temperatureAlert", Value: "false"}}
+	b.Run("full", func(b *testing.B) { benchmarkTelemetry(b, &m) })
+}
+
+func benchmarkTelemetry(b *testing.B, m *amqp.Message) {
 	r := serve(b, &headtest.Backend{Discard: true})
 	c := r.own(dev)
 	disposed := make(chan struct{}, 64)
@@ -122,10 +133,6 @@ func BenchmarkTelemetry(b *testing.B) {
 		}
 		disposed <- struct{}{}
 	}})
-	m := amqp.Message{
-		Properties: amqp.Properties{ContentType: "application/json"},
-		Data:       [][]byte{bytes.Repeat([]byte("x"), 256)},
-	}
 	one, err := m.Append(nil)
 	if err != nil {
 		b.Fatal(err)

@@ -20,22 +20,22 @@ const (
 	noteComponent = "dt-subject"
 )
 
-// ReadMessage makes a message of what a client sent. It may point into what in points
+// ReadMessage makes a message of what a client sent. It points into what in points
 // into. The error is fault.ArgumentInvalid.
-func ReadMessage(in *amqp.Message, out *message.Message) error {
+func ReadMessage(in *amqp.View, out *message.Message) error {
 	_, err := readMessage(in, out, nil)
 	return err
 }
 
-// readMessage makes a message of telemetry. Its strings are its own or point into
-// what in points into. Properties are appended to props, whose grown form is returned.
-func readMessage(in *amqp.Message, out *message.Message, props []message.Property) ([]message.Property, error) {
+// readMessage is ReadMessage that appends the properties to props, whose grown form is
+// returned.
+func readMessage(in *amqp.View, out *message.Message, props []message.Property) ([]message.Property, error) {
 	*out = message.Message{}
 	switch {
 	case len(in.Data) > 0:
 		out.Body = in.Body()
 	case in.HasValue:
-		switch v := in.Value.(type) {
+		switch v := in.Value.Any().(type) {
 		case nil:
 		case string:
 			out.Body = []byte(v)
@@ -44,17 +44,16 @@ func readMessage(in *amqp.Message, out *message.Message, props []message.Propert
 		default:
 			return props, fault.New(fault.ArgumentInvalid, "the body must be data, not a value of type %T", v)
 		}
-	case len(in.Sequences) > 0:
+	case in.Sequences > 0:
 		return props, fault.New(fault.ArgumentInvalid, "the body must be data, not a sequence")
 	}
 	s, p := &out.System, &in.Properties
 	s.MessageID, s.CorrelationID = textOf(p.MessageID), textOf(p.CorrelationID)
 	s.UserID, s.To = string(p.UserID), p.To
-	s.ContentType, s.ContentEncoding = string(p.ContentType), string(p.ContentEncoding)
+	s.ContentType, s.ContentEncoding = p.ContentType, p.ContentEncoding
 	s.Expiry = p.AbsoluteExpiryTime
-	for _, e := range in.Annotations {
-		name, _ := nameOf(e.Key)
-		switch name {
+	for i := range in.Annotations {
+		switch e := &in.Annotations[i]; e.Key {
 		case noteInterface:
 			s.InterfaceID = textOf(e.Value)
 		case noteComponent:
@@ -62,14 +61,12 @@ func readMessage(in *amqp.Message, out *message.Message, props []message.Propert
 		}
 	}
 	from := len(props)
-	for _, e := range in.ApplicationProperties {
-		name, ok := nameOf(e.Key)
-		if ok && name != "" {
-			if to := systemProperty(s, name); to != nil {
-				*to = textOf(e.Value)
-			} else if !reserved(name) {
-				props = append(props, message.Property{Name: name, Value: textOf(e.Value)})
-			}
+	for i := range in.ApplicationProperties {
+		e := &in.ApplicationProperties[i]
+		if to := systemProperty(s, e.Key); to != nil {
+			*to = textOf(e.Value)
+		} else if e.Key != "" && !reserved(e.Key) {
+			props = append(props, message.Property{Name: e.Key, Value: textOf(e.Value)})
 		}
 	}
 	out.Properties = props[from:len(props):len(props)]
@@ -111,24 +108,13 @@ func reserved(name string) bool {
 	return false
 }
 
-func nameOf(key any) (string, bool) {
-	switch k := key.(type) {
-	case string:
-		return k, true
-	case amqp.Symbol:
-		return string(k), true
-	}
-	return "", false
-}
-
 // textOf is a value as text: SDKs send strings, others what their language offers.
 // Values without an obvious text become empty.
-func textOf(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case amqp.Symbol:
-		return string(v)
+func textOf(r amqp.Raw) string {
+	if text, ok := r.Text(); ok {
+		return text
+	}
+	switch v := r.Any().(type) {
 	case amqp.UUID:
 		return v.String()
 	case []byte:

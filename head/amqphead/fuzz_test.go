@@ -1,6 +1,7 @@
 package amqphead
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -141,11 +142,18 @@ func FuzzMessages(f *testing.F) {
 			resultOf(&m)
 		}
 		var b batch
-		if err := b.add(&amqp.Delivery{Payload: payload, Format: format}); err != nil {
+		var link telemetry
+		if err := link.add(&b, &amqp.Delivery{Payload: payload, Format: format}); err != nil {
 			if len(b.messages) != 0 {
 				t.Error("part of a refused transfer is kept")
 			}
 			return
+		}
+		for range 2 { // the second time by heart, maybe
+			var again batch
+			if err := link.add(&again, &amqp.Delivery{Payload: payload, Format: format}); err != nil || !reflect.DeepEqual(again.messages, b.messages) && len(b.messages) > 0 {
+				t.Errorf("%+v, then %+v (%v)", b.messages, again.messages, err)
+			}
 		}
 		for i := range b.messages {
 			if b.messages[i].Size() > message.MaxTelemetry {

@@ -1,6 +1,8 @@
 package amqphead
 
 import (
+	"bytes"
+	"hash/maphash"
 	"sync"
 
 	"github.com/selvedge-io/selvedge/model/fault"
@@ -19,8 +21,22 @@ const (
 
 // telemetry is a link by which an identity sends telemetry.
 type telemetry struct {
-	p       *peer
-	pending *batch // owned by the reader
+	p *peer
+
+	// Owned by the reader.
+	pending *batch
+	seen    uint64    // hash of the last message's head
+	same    *repeated // the head that messages repeat
+}
+
+// maxRepeated is the longest head of a message whose meaning a link keeps, in bytes.
+const maxRepeated = 1 << 10
+
+// repeated is all of a message but its body, and what that means.
+type repeated struct {
+	head       []byte
+	system     message.System
+	properties []message.Property
 }
 
 var _ amqp.ReceiverEvents = (*telemetry)(nil)
@@ -36,18 +52,21 @@ type batch struct {
 	props    []message.Property
 	spans    []span
 	bytes    int
+
+	outer, inner amqp.View
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // release gives the batch back to the pool.
 func (b *batch) release() {
-	if cap(b.messages) > 2*batchMessages || cap(b.props) > 16*batchMessages {
+	if cap(b.messages) > 2*batchMessages || cap(b.props) > 16*batchMessages ||
+		cap(b.outer.Data) > batchMessages || cap(b.inner.ApplicationProperties) > batchMessages || cap(b.outer.ApplicationProperties) > batchMessages {
 		return // something unusual; not worth keeping
 	}
 	clear(b.messages)
 	clear(b.props)
-	*b = batch{messages: b.messages[:0], props: b.props[:0], spans: b.spans[:0]}
+	*b = batch{messages: b.messages[:0], props: b.props[:0], spans: b.spans[:0], outer: b.outer, inner: b.inner}
 	batches.Put(b)
 }
 
@@ -61,7 +80,7 @@ func (t *telemetry) Delivered(r *amqp.Receiver, d amqp.Delivery) {
 		t.pending = b
 		t.p.c.dirty = append(t.p.c.dirty, t)
 	}
-	if err := b.add(&d); err != nil {
+	if err := t.add(b, &d); err != nil {
 		if !d.Settled {
 			r.Settle(d.ID, amqp.State{Outcome: amqp.Rejected, Error: ErrorOf(err)})
 		}
@@ -82,30 +101,84 @@ func (t *telemetry) Delivered(r *amqp.Receiver, d amqp.Delivery) {
 }
 
 // add decodes a transfer. When it fails, nothing of it stays.
-func (b *batch) add(d *amqp.Delivery) (err error) {
+func (t *telemetry) add(b *batch, d *amqp.Delivery) (err error) {
 	messages, props := len(b.messages), len(b.props)
 	defer func() {
 		if err != nil {
 			b.messages, b.props = b.messages[:messages], b.props[:props]
 		}
 	}()
-	for m, err := range amqp.Each(d.Format, d.Payload) {
-		if err != nil {
-			return fault.Wrap(err, fault.ArgumentInvalid, "the message cannot be read")
-		}
-		b.messages = append(b.messages, message.Message{})
-		out := &b.messages[len(b.messages)-1]
-		if b.props, err = readMessage(m, out, b.props); err != nil {
+	if d.Format != amqp.BatchFormat {
+		return t.read(b, d.Payload)
+	}
+	if err := b.outer.Decode(d.Payload); err != nil {
+		return fault.Wrap(err, fault.ArgumentInvalid, "the batch cannot be read")
+	}
+	switch {
+	case b.outer.HasValue || b.outer.Sequences > 0:
+		return fault.New(fault.ArgumentInvalid, "the body of a batch must be data")
+	case len(b.outer.Data) > maxInner:
+		return fault.New(fault.MessageTooLarge, "the batch has %d messages, the most is %d", len(b.outer.Data), maxInner)
+	}
+	for _, inner := range b.outer.Data {
+		if err := t.read(b, inner); err != nil {
 			return err
-		}
-		if n := out.Size(); n > message.MaxTelemetry {
-			return fault.New(fault.MessageTooLarge, "the message has %d bytes, the most is %d", n, message.MaxTelemetry)
-		}
-		if len(b.messages)-messages > maxInner {
-			return fault.New(fault.MessageTooLarge, "the batch has more than %d messages", maxInner)
 		}
 	}
 	return nil
+}
+
+// read adds one message to the batch.
+func (t *telemetry) read(b *batch, payload []byte) (err error) {
+	b.messages = append(b.messages, message.Message{})
+	out := &b.messages[len(b.messages)-1]
+	if !t.repeats(payload, out) {
+		if err := b.inner.Decode(payload); err != nil {
+			return fault.Wrap(err, fault.ArgumentInvalid, "the message cannot be read")
+		}
+		if b.props, err = readMessage(&b.inner, out, b.props); err != nil {
+			return err
+		}
+		t.remember(payload[:b.inner.Head])
+	}
+	if n := out.Size(); n > message.MaxTelemetry {
+		return fault.New(fault.MessageTooLarge, "the message has %d bytes, the most is %d", n, message.MaxTelemetry)
+	}
+	return nil
+}
+
+// repeats reads a message that differs in its body only from those before it.
+func (t *telemetry) repeats(payload []byte, out *message.Message) bool {
+	same := t.same
+	if same == nil || !bytes.HasPrefix(payload, same.head) {
+		return false
+	}
+	body, ok := amqp.SoleData(payload[len(same.head):])
+	if ok {
+		*out = message.Message{Body: body, System: same.system, Properties: same.properties}
+	}
+	return ok
+}
+
+// heads is of the process, which is all a comparison of hashes needs.
+var heads = maphash.MakeSeed()
+
+// remember keeps the head of a message that comes a second time in a row. It is a new
+// one each time, since messages of the batch may point into the old.
+func (t *telemetry) remember(head []byte) {
+	h := maphash.Bytes(heads, head)
+	if h != t.seen || len(head) > maxRepeated {
+		t.seen = h
+		return
+	}
+	kept := &repeated{head: bytes.Clone(head)}
+	var view amqp.View
+	var m message.Message
+	if view.Decode(kept.head) != nil || ReadMessage(&view, &m) != nil {
+		return // a head that is whole by itself only with its body
+	}
+	kept.system, kept.properties = m.System, m.Properties
+	t.same = kept
 }
 
 // flush gives the batch to the backend. Dispositions follow when it is durable.

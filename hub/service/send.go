@@ -171,7 +171,7 @@ func (d *delivery) message() (m message.Message, err error) {
 	if d.batch {
 		return m, fault.New(fault.ArgumentInvalid, "messages to devices are sent one by one, not in batches")
 	}
-	var in amqp.Message
+	var in amqp.View
 	if err := in.Decode(d.payload); err != nil {
 		return m, fault.Wrap(err, fault.ArgumentInvalid, "the message is no AMQP message")
 	}
