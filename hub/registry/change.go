@@ -64,6 +64,7 @@ func (r *Registry) change(ctx context.Context, id ident.ID, fn func(*sql.Tx) ([]
 		return Identity{}, err
 	}
 	r.cache.Drop(id.Device)
+	r.absent.Drop(id.Device)
 	r.tell(changes)
 	last := changes[len(changes)-1].Identity
 	r.presence.overlay(&last)

@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,7 +44,8 @@ type Registry struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	cache    *store.Cache[string, family] // by device id
+	cache    *store.Cache[string, family]   // by device id
+	absent   *store.Cache[string, struct{}] // device ids that nobody has
 	policies policies
 	presence presence
 	watchers []func(Change)
@@ -69,6 +71,7 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 		records = 50_000
 	}
 	r.cache = store.NewCache[string](records, func(f family) int { return len(f) })
+	r.absent = store.NewCache[string](maxAbsent, func(struct{}) int { return 1 })
 	r.presence.pending = map[ident.ID]sighting{}
 	if err := r.openPolicies(ctx); err != nil {
 		return nil, fmt.Errorf("open shared access policies: %w", err)
@@ -108,6 +111,11 @@ func (r *Registry) tell(changes []Change) {
 	}
 }
 
+// maxAbsent bounds the ids known to be nobody's. They are remembered so that a refusal
+// takes no longer than that of a device, and costs the database as little. They are kept
+// apart from the records, which strangers must not push out.
+const maxAbsent = 4096
+
 // family is what auth knows of a device ("") and its modules.
 type family map[string]auth.Record
 
@@ -116,13 +124,19 @@ type family map[string]auth.Record
 func (r *Registry) Identity(ctx context.Context, id ident.ID) (auth.Record, error) {
 	f, ok := r.cache.Get(id.Device)
 	if !ok {
-		epoch := r.cache.Epoch()
+		if _, ok := r.absent.Get(id.Device); ok {
+			return auth.Record{}, notFound(ident.ID{Device: id.Device})
+		}
+		epoch, absent := r.cache.Epoch(), r.absent.Epoch()
 		var err error
 		if f, err = r.loadFamily(ctx, id.Device); err != nil {
 			return auth.Record{}, err
 		}
+		device := strings.Clone(id.Device) // not the user name that it was cut from
 		if len(f) > 0 {
-			r.cache.Put(epoch, id.Device, f, nil)
+			r.cache.Put(epoch, device, f, nil)
+		} else {
+			r.absent.Put(absent, device, struct{}{}, nil)
 		}
 	}
 	if _, ok := f[""]; !ok {

@@ -555,3 +555,36 @@ func TestManyCreationsShareCommits(t *testing.T) {
 		seen[i.Generation] = true
 	}
 }
+
+// Whether an id is known must not show in how long a refusal takes, nor may strangers
+// keep the database busy or push the records of devices out of memory.
+func TestUnknownIdentitiesAreRemembered(t *testing.T) {
+	r := fresh(t)
+	known, unknown := ident.ID{Device: "known"}, ident.ID{Device: "unknown", Module: "m"}
+	if _, err := r.Create(t.Context(), Spec{ID: known}); err != nil {
+		t.Fatal(err)
+	}
+	later := ident.ID{Device: "later"}
+	for _, id := range []ident.ID{known, unknown, later} {
+		r.Identity(t.Context(), id)
+	}
+	if _, err := r.Create(t.Context(), Spec{ID: later}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Identity(t.Context(), later); err != nil {
+		t.Errorf("made after it was asked for: %v", err)
+	}
+	for n := range 10_000 {
+		r.Identity(t.Context(), ident.ID{Device: fmt.Sprint("stranger-", n)})
+	}
+	r.Identity(t.Context(), unknown)
+	if err := r.db.Read().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Identity(t.Context(), unknown); !fault.Is(err, fault.DeviceNotFound) {
+		t.Errorf("the database was asked for an unknown device: %v", err)
+	}
+	if _, err := r.Identity(t.Context(), known); err != nil {
+		t.Errorf("strangers pushed a device out of memory: %v", err)
+	}
+}
