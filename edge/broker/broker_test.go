@@ -267,6 +267,53 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// TestReconnectDuringTheEnd: a module is back while the end of its old connection is
+// still being worked off.
+func TestReconnectDuringTheEnd(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.routes(chain)
+	old := newDevice(false)
+	release := make(chan struct{})
+	called := make(chan struct{})
+	old.reply = func(*method.Call) (method.Reply, error) { close(called); <-release; return method.Reply{}, nil }
+	a := w.attach("filter", old, head.Methods)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := w.Invoke(context.Background(), id("filter"), &method.Call{Name: "slow"})
+		answered <- err
+	}()
+	s := a.(*session)
+	ended := make(chan struct{})
+	<-called
+	go func() { a.Detach(); close(ended) }()
+	w.wait("the beginning of the end", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.ended
+	})
+	back := make(chan struct{})
+	go func() { w.attach("filter", newDevice(true), head.Methods); close(back) }()
+	w.wait("the new connection", func() bool { return w.session(id("filter")) != s })
+	select {
+	case <-back:
+	case <-time.After(50 * time.Millisecond): // it waits, which is right
+	}
+	close(release)
+	<-ended
+	<-back
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if n, methods := w.parent.knows(id("filter")); n != 1 || !methods {
+		t.Errorf("%d holds, methods %t", n, methods)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.clients[id("filter")].connected {
+		t.Error("it is told as disconnected")
+	}
+}
+
 func TestBadConfigurationChangesNothing(t *testing.T) {
 	w := start(t, t.TempDir())
 	w.routes(chain)

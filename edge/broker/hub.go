@@ -98,14 +98,13 @@ func encode(patch map[string]any) (*twin.Object, error) {
 	return twin.Parse(raw.Bytes())
 }
 
-// clientChanged notes that a module came or went. The agent is part of this program and
-// no client.
-func (b *Broker) clientChanged(id ident.ID, connected bool) {
+// noteClient notes that a module came or went. The agent is part of this program and no
+// client. The caller holds b.mu, so that coming and going are noted as they happen.
+func (b *Broker) noteClient(id ident.ID, connected bool) {
 	if id.Module == ident.EdgeAgent {
 		return
 	}
 	now := time.Now()
-	b.mu.Lock()
 	c := b.clients[id]
 	c.connected, c.changed = connected, true
 	if connected {
@@ -114,8 +113,14 @@ func (b *Broker) clientChanged(id ident.ID, connected bool) {
 		c.until = now
 	}
 	b.clients[id] = c
-	b.mu.Unlock()
-	b.log.Info("module "+map[bool]string{true: "connected", false: "disconnected"}[connected], "device", id.Device, "module", id.Module)
+}
+
+// tellClient has reported what was noted.
+func (b *Broker) tellClient(id ident.ID, what string) {
+	if id.Module == ident.EdgeAgent {
+		return
+	}
+	b.log.Info("module "+what, "device", id.Device, "module", id.Module)
 	select {
 	case b.presence <- struct{}{}:
 	default:

@@ -22,6 +22,7 @@ type session struct {
 	device  head.Device
 	release func() // of the hold on the parent's connection
 
+	gone  chan struct{}   // closed when Detach is through
 	ctx   context.Context // of the session, for calls of methods
 	end   context.CancelFunc
 	calls sync.WaitGroup
@@ -41,7 +42,7 @@ var _ head.Attachment = (*session)(nil)
 
 // Attach implements head.Backend.
 func (b *Broker) Attach(_ context.Context, who *ident.Principal, d head.Device) (head.Attachment, error) {
-	s := &session{b: b, who: who, device: d}
+	s := &session{b: b, who: who, device: d, gone: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.outlets.Store(new([]*outlet))
 	b.mu.Lock()
@@ -53,13 +54,14 @@ func (b *Broker) Attach(_ context.Context, who *ident.Principal, d head.Device) 
 	s.release = b.cfg.Parent.Hold(who.ID)
 	old := b.sessions[who.ID]
 	b.sessions[who.ID] = s
+	b.noteClient(who.ID, true)
 	b.mu.Unlock()
 	if old != nil {
 		old.device.Close(fault.New(fault.TakenOver, "the identity connected again elsewhere"))
 		old.Detach()
 	}
 	s.connect()
-	b.clientChanged(who.ID, true)
+	b.tellClient(who.ID, "connected")
 	return s, nil
 }
 
@@ -192,11 +194,13 @@ func (s *session) Settle(f head.Flow, token uint64, o head.Outcome) {
 	}
 }
 
-// Detach implements head.Attachment.
+// Detach implements head.Attachment. Whoever calls it second waits for the first, so
+// that the end of an old connection cannot undo what a new one has begun.
 func (s *session) Detach() {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
+		<-s.gone
 		return
 	}
 	s.ended = true
@@ -205,19 +209,20 @@ func (s *session) Detach() {
 	s.mu.Unlock()
 	s.end()
 	s.calls.Wait()
-
-	s.b.mu.Lock()
-	mine := s.b.sessions[s.who.ID] == s
-	if mine {
-		delete(s.b.sessions, s.who.ID)
-	}
-	s.b.mu.Unlock()
 	if hadMethods {
 		s.b.cfg.Parent.Methods(s.who.ID, false)
 	}
 	s.release()
+	s.b.mu.Lock()
+	mine := s.b.sessions[s.who.ID] == s
 	if mine {
-		s.b.clientChanged(s.who.ID, false)
+		delete(s.b.sessions, s.who.ID)
+		s.b.noteClient(s.who.ID, false)
+	}
+	s.b.mu.Unlock()
+	close(s.gone)
+	if mine {
+		s.b.tellClient(s.who.ID, "disconnected")
 	}
 }
 

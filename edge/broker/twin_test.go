@@ -195,8 +195,9 @@ func TestDesiredIsToldToSubscribersOnly(t *testing.T) {
 
 func TestReportedPropertiesOfTheBroker(t *testing.T) {
 	w := start(t, t.TempDir())
-	w.parent.twin(w.self, `{"desired":{"schemaVersion":"1.0","routes":{"x":"FROM /* INTO here"},"$version":5},"reported":{"$version":1}}`)
 	w.parent.online(true)
+	first := w.parent.reported(t, ident.EdgeHub, 1)[0] // as the parent has it from now on
+	w.parent.twin(w.self, `{"desired":{"schemaVersion":"1.0","routes":{"x":"FROM /* INTO here"},"$version":5},"reported":`+first+`}`)
 	w.Linked(t.Context(), w.self)
 	reported := func() (r struct {
 		SchemaVersion      string
