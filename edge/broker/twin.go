@@ -251,7 +251,7 @@ func (b *Broker) Report(ctx context.Context, of ident.ID, patch []byte, ifVersio
 		return 0, err
 	}
 	version, err := b.report(ctx, of, doc, ifVersion)
-	if err == nil {
+	if err == nil && of.Module != ident.EdgeAgent { // whose reports are no client's (edge-runtime 4.1.1)
 		b.twinChanged(doc)
 	}
 	return version, err

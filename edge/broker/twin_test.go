@@ -245,6 +245,7 @@ func TestReportedPropertiesOfTheBroker(t *testing.T) {
 func TestTwinChangesCanBeRouted(t *testing.T) {
 	w := start(t, t.TempDir())
 	w.routes(`{"x":"FROM /twinChangeNotifications INTO BrokeredEndpoint('/modules/filter/inputs/twins')"}`)
+	w.mustReport(ident.EdgeAgent, `{"modules":{}}`, 2) // no client's, as in the original
 	w.mustReport("m", `{"a":1}`, 2)
 	d := newDevice(true)
 	w.attach("filter", d, head.Inputs)
