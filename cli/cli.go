@@ -29,7 +29,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot(stdin, stdout, stderr)
 	root.SetArgs(args)
 	show.Nouns(root)
-	return show.Exit("selvedge", root.ExecuteContext(ctx), stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	return show.Exit(cmd, err, stderr)
 }
 
 // settings are the flags that every command has.

@@ -49,5 +49,6 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	modules.AddCommand(Builtins(env)...)
 	root.AddCommand(noun, modules, version.Command(print))
 	show.Nouns(root)
-	return show.Exit("selvedge-edge", root.ExecuteContext(ctx), stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	return show.Exit(cmd, err, stderr)
 }

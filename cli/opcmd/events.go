@@ -41,7 +41,7 @@ func eventsCommand(env *Env) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if module != "" && device == "" {
-				return errors.New("module needs device: say with --device whose module it is")
+				return show.Usagef("--module needs --device: say whose module it is")
 			}
 			from, err := pastTime(since, time.Now())
 			if err != nil {
@@ -114,7 +114,7 @@ func pastTime(s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return t, nil
 	}
-	return time.Time{}, fmt.Errorf("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T08:00:00Z", s)
+	return time.Time{}, show.Usagef("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T08:00:00Z", s)
 }
 
 // printEvent writes one event at once: a line for people, a compact JSON line or

@@ -20,17 +20,23 @@ func Usagef(format string, args ...any) error { return UsageError{fmt.Sprintf(fo
 // oneLine keeps an error of several lines, as cobra's with suggestions, in one.
 var oneLine = strings.NewReplacer("\n\n", " ", "\n", " ", "\t", "")
 
-// Exit prints err as one line and gives the exit code that fits: 0, 1 (failed) or
-// 2 (usage).
-func Exit(program string, err error, stderr io.Writer) int {
+// Exit prints err, which came of cmd, as one line and gives the exit code that fits:
+// 0, 1 (failed) or 2 (usage).
+func Exit(cmd *cobra.Command, err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", program, oneLine.Replace(err.Error()))
-	if _, wrong := errors.AsType[UsageError](err); wrong || fromCobra(err) {
-		return 2
+	text, code := oneLine.Replace(err.Error()), 1
+	switch _, wrong := errors.AsType[UsageError](err); {
+	case wrong:
+		code = 2
+	case fromCobra(err):
+		text, _, _ = strings.Cut(text, ": strconv.") // which says nothing more
+		text += "; see: " + cmd.CommandPath() + " --help"
+		code = 2
 	}
-	return 1
+	fmt.Fprintf(stderr, "%s: %s\n", cmd.Root().Name(), text)
+	return code
 }
 
 // fromCobra recognises cobra's own complaints about a command line: it has no

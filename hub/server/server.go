@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net"
@@ -70,7 +71,13 @@ func (s *Server) Summary() string {
 
 // RootPEM is the certificate that clients of the hub in a data directory have to
 // trust, in PEM.
-func RootPEM(data string) ([]byte, error) { return cert.ReadRoot(filepath.Join(data, caName)) }
+func RootPEM(data string) ([]byte, error) {
+	pem, err := cert.ReadRoot(filepath.Join(data, caName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, noHub(data)
+	}
+	return pem, err
+}
 
 // Run opens the hub, serves until ctx ends, and leaves nothing running behind. It
 // gives nil when it was told to stop.
