@@ -26,6 +26,7 @@ type client struct {
 	connected bool
 	since     time.Time // connected last
 	until     time.Time // disconnected last
+	gone      bool      // it is no more: its end is still to be reported
 	changed   bool      // not reported yet
 }
 
@@ -106,7 +107,10 @@ func (b *Broker) noteClient(id ident.ID, connected bool) {
 	}
 	now := time.Now()
 	c := b.clients[id]
-	c.connected, c.changed = connected, true
+	if c.gone && !connected {
+		return // the end of what is forgotten
+	}
+	c.connected, c.gone, c.changed = connected, false, true
 	if connected {
 		c.since = now
 	} else {
@@ -152,6 +156,11 @@ func (b *Broker) changedClients() map[string]any {
 	patch := make(map[string]any)
 	for id, c := range b.clients {
 		if !c.changed {
+			continue
+		}
+		if c.gone {
+			patch[twinKey(id)] = nil
+			delete(b.clients, id)
 			continue
 		}
 		c.changed = false

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -71,6 +72,28 @@ func (b *Broker) Revoke(of ident.ID) {
 	if s := b.session(of); s != nil {
 		s.device.Close(fault.New(fault.Unauthorized, "the identity was deleted or has another key; connect again"))
 	}
+}
+
+// Forget drops all that is kept of an identity that is no more: its session, its twin
+// and what of that the parent has not taken. Another one of the same name begins anew.
+// Messages that it sent stay.
+func (b *Broker) Forget(ctx context.Context, of ident.ID) error {
+	if of.Module == ident.EdgeAgent || of.Module == ident.EdgeHub {
+		return nil // they are this device, whatever becomes of their identities
+	}
+	b.Revoke(of)
+	err := errors.Join(b.forgetTwin(ctx, of), b.SaveSubscriptions(ctx, of, nil))
+	b.mu.Lock()
+	if c, ok := b.clients[of]; ok {
+		c.gone, c.changed = true, true
+		b.clients[of] = c
+	}
+	b.mu.Unlock()
+	select {
+	case b.presence <- struct{}{}:
+	default:
+	}
+	return err
 }
 
 // desired announces a change if the module wants to know.

@@ -42,11 +42,15 @@ type twinState struct {
 	id   ident.ID
 	link chan struct{} // full while the parent is asked, so that answers come in order
 
+	ctx  context.Context // ends with the identity
+	quit context.CancelFunc
+
 	mu      sync.Mutex // held over changes and until they are on disk
 	cached             // what is on disk
 	changes int        // of desired properties, applied one by one
 	pushing bool       // push runs
 	sending bool       // the first of Pending is under way and must not change
+	gone    bool       // the identity is no more, so nothing of it is kept
 }
 
 // lockLink takes the right to ask the parent about the twin; unlockLink gives it back.
@@ -77,6 +81,7 @@ func (b *Broker) state(of ident.ID) (*twinState, error) {
 		return s, nil
 	}
 	s := &twinState{id: of, link: make(chan struct{}, 1), cached: cached{DesiredVersion: 1, ReportedVersion: 1}}
+	s.ctx, s.quit = context.WithCancel(context.Background())
 	if raw, ok := b.cfg.Store.Get(twinPrefix + of.String()); ok {
 		plain, err := b.open(raw)
 		if err == nil {
@@ -90,9 +95,32 @@ func (b *Broker) state(of ident.ID) (*twinState, error) {
 	return s, nil
 }
 
+// forgetTwin drops the twin of an identity that is no more.
+func (b *Broker) forgetTwin(ctx context.Context, of ident.ID) error {
+	b.twinsMu.Lock() // nobody finds it before it is off the disk
+	defer b.twinsMu.Unlock()
+	if s := b.twins[of]; s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.gone = true
+		s.quit()
+		delete(b.twins, of)
+	}
+	if _, found := b.cfg.Store.Get(twinPrefix + of.String()); !found {
+		return nil
+	}
+	if err := b.cfg.Store.Delete(ctx, twinPrefix+of.String()); err != nil {
+		return fmt.Errorf("forget twin of %s: %w", of, err)
+	}
+	return nil
+}
+
 // save writes the next state of the twin and, when that is on disk, makes it the
 // state. The caller holds s.mu.
 func (b *Broker) save(ctx context.Context, s *twinState, next cached) error {
+	if s.gone {
+		return fault.New(fault.ModuleNotFound, "the identity of module %s was deleted", s.id)
+	}
 	raw, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("encode twin of %s: %w", s.id, err)
@@ -320,12 +348,15 @@ func (b *Broker) startPush(s *twinState) {
 
 // push hands pending changes to the parent until there are none, or ctx ends.
 func (b *Broker) push(ctx context.Context, s *twinState) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 	release := b.cfg.Parent.Hold(s.id)
 	defer release()
 	pause := reportRetry
 	for {
 		s.mu.Lock()
-		if len(s.Pending) == 0 || ctx.Err() != nil {
+		if len(s.Pending) == 0 || s.gone || ctx.Err() != nil {
 			s.pushing = false
 			s.mu.Unlock()
 			return

@@ -255,6 +255,65 @@ func TestTwinChangesCanBeRouted(t *testing.T) {
 	}
 }
 
+// TestForget: when an identity is no more, nothing of its twin reaches one that is made
+// under its name later, and the list of clients does not grow with all there ever were.
+func TestForget(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	w.parent.twin(id("m"), `{"desired":{"old":1,"$version":7},"reported":{"$version":3}}`)
+	w.parent.online(true)
+	if _, err := w.Twin(t.Context(), id("m")); err != nil {
+		t.Fatal(err)
+	}
+	a := w.attach("m", newDevice(true))
+	client := func() (found, is bool) {
+		s, err := w.state(w.self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, is = s.Reported.Child("clients").Get("edge1/m")
+		return s.Reported.Child("clients").Len() > 0, is
+	}
+	w.wait("the client", func() bool { _, is := client(); return is })
+	w.parent.online(false)
+	w.mustReport("m", `{"old":true}`, 4)
+	if err := w.SaveSubscriptions(t.Context(), id("m"), []head.Subscription{{Filter: "x"}}); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("a waiting patch", func() bool { n, _ := w.parent.knows(id("m")); return n == 2 })
+
+	if err := w.Forget(t.Context(), id("m")); err != nil {
+		t.Fatal(err)
+	}
+	a.Detach() // as the head does when its connection is closed
+	w.wait("the last hold", func() bool { n, _ := w.parent.knows(id("m")); return n == 0 })
+	w.wait("the end of the client", func() bool { found, _ := client(); return !found })
+	w.twinIs("m", `{"desired":{"$version":1},"reported":{"$version":1}}`)
+	if _, found, err := w.Subscriptions(t.Context(), id("m")); found || err != nil {
+		t.Errorf("session: found %t, %v", found, err)
+	}
+	w.mustReport("m", `{"new":true}`, 2) // of another one
+	w.parent.twin(id("m"), `{"desired":{"$version":1},"reported":{"$version":1}}`)
+	w.parent.online(true)
+	if got := w.parent.reported(t, "m", 1); got[0] != `{"new":true}` {
+		t.Errorf("the parent got %s", got)
+	}
+	if err := w.Forget(t.Context(), w.self); err != nil || w.session(id("m")) != nil {
+		t.Error(err)
+	}
+	s, err := w.state(w.self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone || s.Reported.Child("version").Len() == 0 {
+		t.Error("the device's own twin is forgotten")
+	}
+}
+
 // mask hides text well enough to see whether it was used.
 type mask struct{}
 

@@ -143,7 +143,7 @@ func (p *parts) know(l *layers) (err error) {
 	who := identity.Config{
 		Host: p.cfg.Provisioning.Hub, Address: p.cfg.Upstream.HTTPS,
 		Device: p.cfg.Provisioning.Device, Key: p.cfg.Provisioning.Key,
-		Roots: p.roots, Store: p.store, Seal: p.keys, Revoked: p.revoked, Log: p.log,
+		Roots: p.roots, Store: p.store, Seal: p.keys, Revoked: p.revoked, Gone: p.gone, Log: p.log,
 	}
 	if who.Certificates, err = p.cfg.Provisioning.certificates(); err != nil {
 		return err
@@ -171,6 +171,15 @@ func (p *Provisioning) certificates() ([]tls.Certificate, error) {
 func (p *parts) revoked(of ident.ID) {
 	if b := p.broker; b != nil {
 		b.Revoke(of)
+	}
+}
+
+// gone drops what is kept of a module whose identity is no more.
+func (p *parts) gone(of ident.ID) {
+	if b := p.broker; b != nil {
+		if err := b.Forget(context.Background(), of); err != nil {
+			p.log.Error("what is kept of a deleted module is not all forgotten", "module", of.Module, "err", err)
+		}
 	}
 }
 
