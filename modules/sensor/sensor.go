@@ -5,7 +5,6 @@ package sensor
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/selvedge-io/selvedge/client"
 	"github.com/selvedge-io/selvedge/model/message"
@@ -37,7 +38,7 @@ func Run(ctx context.Context, env func(string) string, log *slog.Logger) error {
 	}
 	s := &sensor{
 		link: link, log: log, count: settings.count,
-		machine: newMachine(settings), twin: newKnobs(settings.delay), batch: rand.Text(),
+		machine: newMachine(settings), twin: newKnobs(settings.delay), batch: uuid.NewString(),
 	}
 	link.OnMethod(s.call)
 	link.OnMessage(s.control)

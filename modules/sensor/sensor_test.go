@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/head/headtest"
 	"github.com/selvedge-io/selvedge/model/message"
@@ -36,6 +38,9 @@ func TestSensor(t *testing.T) {
 	stop := e.Run(Run)
 	got := e.Messages(t, 5)
 	batch, _ := got[0].Get("batchId")
+	if err := uuid.Validate(batch); err != nil {
+		t.Errorf("batchId %q: %v", batch, err)
+	}
 	for i, m := range got {
 		r := parse(t, m)
 		sequence, _ := m.Get("sequenceNumber")
