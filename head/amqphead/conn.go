@@ -94,15 +94,15 @@ func (c *Conn) serve(ctx context.Context) {
 		Handler:          c,
 	})
 	c.cancel()
+	for _, p := range c.all() {
+		p.end(errClosed)
+	}
 	c.mu.Lock()
 	c.over = true
 	if c.timer != nil {
 		c.timer.Stop()
 	}
 	c.mu.Unlock()
-	for _, p := range c.all() {
-		p.end(errClosed)
-	}
 	c.work.Wait()
 	c.logEnd(err)
 }
@@ -112,6 +112,7 @@ func (c *Conn) greet() (err error) {
 	c.nc.SetDeadline(time.Now().Add(c.srv.cfg.ConnectTimeout)) // the handshake fails when this does
 	stop := context.AfterFunc(c.ctx, func() { c.nc.SetDeadline(time.Unix(1, 0)) })
 	c.certificates, err = door.Certificates(c.nc)
+	c.proved.Store(len(c.certificates) > 0) // as far as that can be said before a link names an identity
 	if stop() && err == nil {
 		err = c.nc.SetDeadline(time.Time{})
 	}

@@ -56,9 +56,6 @@ func (x *pipe) Ready(*amqp.Sender) { x.box.ready() }
 
 // Detached implements amqp.SenderEvents.
 func (x *pipe) Detached(s *amqp.Sender, _ error) {
-	// Messages of inputs go back to their queue when the flow is shut; those for
-	// devices stay locked, so that what waits may go by the next link.
-	x.box.detach(s, x.flow == head.ToDevice)
 	x.p.mu.Lock()
 	current := x.last == s
 	if current {
@@ -66,9 +63,21 @@ func (x *pipe) Detached(s *amqp.Sender, _ error) {
 	}
 	x.p.mu.Unlock()
 	if current {
+		// Messages for devices stay locked, so what waits may go by the next link.
+		if x.flow == head.Inputs {
+			x.giveBack()
+		}
+		x.box.detach(s, true)
 		x.p.want(x.flow, false)
 	}
 	x.p.disown(s)
+}
+
+// giveBack abandons what waits.
+func (x *pipe) giveBack() {
+	for _, waiting := range x.box.unsent() {
+		x.p.att.Settle(x.flow, waiting.token, head.Abandoned)
+	}
 }
 
 // Disposed implements amqp.SenderEvents: it does what the peer decided (device-protocol
@@ -77,7 +86,10 @@ func (x *pipe) Disposed(s *amqp.Sender, d amqp.Disposition) {
 	outcome := head.Completed
 	switch d.State.Outcome {
 	case amqp.Lost:
-		return // it stays unsettled until the backend gives it out again
+		if x.flow == head.ToDevice {
+			return // it stays locked for its time
+		}
+		outcome = head.Abandoned // the next link may be there before the flow is shut
 	case amqp.Rejected:
 		if outcome = head.Rejected; x.flow == head.Inputs {
 			outcome = head.Abandoned // a module that refuses shall have it again
@@ -88,10 +100,7 @@ func (x *pipe) Disposed(s *amqp.Sender, d amqp.Disposition) {
 	token, _ := d.Ref.(uint64)
 	x.p.att.Settle(x.flow, token, outcome)
 	if outcome == head.Abandoned && x.flow == head.Inputs {
-		// It comes again before what waits, so that has to come after it.
-		for _, waiting := range x.box.unsent() {
-			x.p.att.Settle(x.flow, waiting.token, head.Abandoned)
-		}
+		x.giveBack() // it comes again before what waits, so that has to come after it
 	}
 	if !d.Settled { // second mode: .NET waits for this
 		s.Settle(d.ID, amqp.State{Outcome: amqp.Accepted})

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/selvedge-io/selvedge/head"
 	"github.com/selvedge-io/selvedge/model/fault"
@@ -30,6 +31,8 @@ const (
 type methodLinks struct {
 	box outbox
 	pair[*amqp.Sender, *amqp.Receiver]
+
+	number atomic.Uint64 // of the last call
 
 	mu    sync.Mutex
 	calls map[amqp.UUID]chan result
@@ -197,13 +200,15 @@ func (p *peer) Invoke(ctx context.Context, c *method.Call) (method.Reply, error)
 		return method.Reply{}, err
 	}
 	defer p.methods.take(id)
-	if !p.methods.box.put(parcel{payload: b}) {
+	number := p.methods.number.Add(1)
+	if !p.methods.box.put(parcel{payload: b, same: number}) {
 		return method.Reply{}, fault.New(fault.DeviceNotOnline, "device %s listens for no direct methods", p.id)
 	}
 	select {
 	case r := <-answered:
 		return r.reply, r.err
 	case <-ctx.Done():
+		p.methods.box.drop(number) // if it is still here
 		return method.Reply{}, fault.Wrap(ctx.Err(), fault.GatewayTimeout, "device %s did not answer method %s in time", p.id, c.Name)
 	}
 }

@@ -122,6 +122,18 @@ func (o *outbox) send(p parcel) bool {
 	return true
 }
 
+// drop takes the message of that number out, if it waits.
+func (o *outbox) drop(same uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.queue = slices.DeleteFunc(o.queue, func(p parcel) bool {
+		if p.same == same {
+			o.bytes -= len(p.payload)
+		}
+		return p.same == same
+	})
+}
+
 // unsent takes out what waits.
 func (o *outbox) unsent() []parcel {
 	o.mu.Lock()
