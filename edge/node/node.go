@@ -76,7 +76,7 @@ func (p *parts) status() Status {
 		Hostname: p.cfg.Hostname, Started: p.started.UTC(),
 		Link:    Link{Up: p.link.Online(), Since: time.Unix(0, p.linkSince.Load()).UTC(), Sent: link.Sent},
 		Queue:   Queue{Messages: waiting.Len, Bytes: waiting.Bytes},
-		Modules: Modules{Connected: p.mqtt.Connections()},
+		Modules: Modules{Connected: p.mqtt.Connections() + p.amqp.Connections()},
 	}
 	for _, m := range p.modules() {
 		s.Modules.Deployed++

@@ -53,7 +53,7 @@ func (p *parts) measure(w io.Writer) error {
 		m.sample("edgehub_queue_length", "gauge", "Messages that wait, by endpoint.", float64(e.Len()), "endpoint", e.Name())
 	}
 	m.sample("selvedge_store_bytes", "gauge", "Disk that waiting messages take.", float64(stats.Bytes))
-	m.sample("edgehub_connected_clients", "gauge", "Open connections of modules and devices.", float64(p.mqtt.Connections()))
+	m.sample("edgehub_connected_clients", "gauge", "Open connections of modules and devices.", float64(p.mqtt.Connections()+p.amqp.Connections()))
 	up := 0.0
 	if p.link.Online() {
 		up = 1
