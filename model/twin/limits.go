@@ -15,6 +15,7 @@ const (
 	MaxDepth      = 10       // objects inside each other, the section itself not counted
 	MaxKey        = 1 << 10  // bytes of a key
 	MaxString     = 4 << 10  // bytes of a string value
+	maxSpread     = 8        // times its limit that a section may take as JSON
 	MaxInt        = 4503599627370495
 	MinInt        = -4503599627370496
 )
@@ -36,7 +37,30 @@ func check(o *Object, section string, limit int) error {
 	if n := Size(o); n > limit {
 		return fault.New(fault.ArgumentInvalid, "%s have %d bytes, the most is %d", section, n, limit)
 	}
+	// Size says little of what has to be kept and sent: it counts neither the digits of
+	// numbers, nor control characters, nor what is empty.
+	if n := Of(o).spread(); n > maxSpread*limit {
+		return fault.New(fault.ArgumentInvalid, "%s take %d bytes as JSON, the most is %d", section, n, maxSpread*limit)
+	}
 	return nil
+}
+
+// spread is about the number of bytes of v as JSON.
+func (v Value) spread() int {
+	n := len("{},")
+	switch v.kind {
+	case object:
+		for key, member := range v.child.All() {
+			n += len(`"":`) + len(key) + member.spread()
+		}
+	case array:
+		for _, item := range v.items {
+			n += item.spread()
+		}
+	case scalar:
+		n = len(v.raw) + len(",")
+	}
+	return n
 }
 
 // path is where a value stands, for errors.

@@ -331,3 +331,40 @@ func TestSetPath(t *testing.T) {
 		}
 	}
 }
+
+// What Size counts says little of what has to be kept: numbers count 8 however many
+// digits they have, control characters and what is empty count nothing.
+func TestWhatIsKeptIsBounded(t *testing.T) {
+	many := func(n int, value string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"%d":%s`, i, value)
+		}
+		return "{" + b.String()[1:] + "}"
+	}
+	for name, c := range map[string]struct {
+		text string
+		ok   bool
+	}{
+		"a long number":         {`{"a":0.` + strings.Repeat("0", 300_000) + `1}`, false},
+		"long numbers":          {many(1000, "1."+strings.Repeat("0", 2000)), false},
+		"control characters":    {many(200, `"`+strings.Repeat(`\u0001`, 4000)+`"`), false},
+		"empty strings":         {`{"a":[""` + strings.Repeat(`,""`, 200_000) + `]}`, false},
+		"empty objects":         {`{"a":[{}` + strings.Repeat(`,{}`, 200_000) + `]}`, false},
+		"escapes to the limit":  {many(7, `"`+strings.Repeat(`\u0041`, 4096)+`"`), true},
+		"numbers to the limit":  {many(2600, "1.7976931348623157e+308"), true},
+		"booleans to the limit": {many(4000, "false"), true},
+		"one long fraction":     {`{"a":3.` + strings.Repeat("1", 1000) + `}`, true},
+	} {
+		o, err := Parse([]byte(c.text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if Size(o) > MaxProperties {
+			t.Fatalf("%s: has a size of %d already", name, Size(o))
+		}
+		if err := CheckReported(o); (err == nil) != c.ok || err != nil && !fault.Is(err, fault.ArgumentInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
