@@ -441,6 +441,17 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 	r.awaitLog("WARN", "subscriptions")
 }
 
+// All of a session's filters are written at each change of one.
+func TestFiltersAreBounded(t *testing.T) {
+	r := serve(t, &headtest.Backend{})
+	p, _ := r.connect(dev, keep)
+	p.subscribe(1, "$iothub/methods/POST/"+strings.Repeat("m", method.MaxName)+"/#")
+	s := mqtt.Subscribe{ID: 1, Filters: []mqtt.Subscription{{Filter: "$iothub/" + strings.Repeat("x", 2000)}}}
+	p.send(s.Append(nil, mqtt.V311))
+	p.wantClosed()
+	r.awaitLog("WARN", "device=dev", "filter")
+}
+
 func TestBackendCloses(t *testing.T) {
 	r := serve(t, &headtest.Backend{})
 	p, _ := r.connect(dev)

@@ -12,6 +12,10 @@ import (
 // maxSubscriptions bounds what a session keeps. SDKs need about six.
 const maxSubscriptions = 64
 
+// maxFilter is the longest filter that is granted, in bytes: all that are kept are
+// written at each change. The longest that means something has about 300.
+const maxFilter = 1 << 10
+
 // subscribe grants filters, keeps the session and opens the flows once the client
 // has its SUBACK: clients are not ready for methods before.
 func (s *session) subscribe(f mqtt.Frame) error {
@@ -22,6 +26,9 @@ func (s *session) subscribe(f mqtt.Frame) error {
 	subs := slices.Clone(s.subs)
 	codes := make([]byte, 0, len(p.Filters))
 	for _, asked := range p.Filters {
+		if len(asked.Filter) > maxFilter {
+			return violated("filter of %d bytes, the most is %d", len(asked.Filter), maxFilter)
+		}
 		if _, ok := classifyFilter(asked.Filter, s.id); !ok {
 			return violated("subscription to %.200q is not allowed", asked.Filter)
 		}
