@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -89,8 +92,10 @@ func TestDialEndsWithContext(t *testing.T) {
 	}
 }
 
-func TestTLS(t *testing.T) {
-	r, root := serveTLS(t, &headtest.Backend{Judge: judge}, "gateway.local")
+func TestTLS(t *testing.T) { eachProtocol(t, testTLS) }
+
+func testTLS(t *testing.T, p Protocol) {
+	r, root := serveTLS(t, p, &headtest.Backend{Judge: judge}, "gateway.local")
 	pool, err := poolOf(root)
 	if err != nil {
 		t.Fatal(err)
@@ -111,9 +116,43 @@ func TestTLS(t *testing.T) {
 		cfg := r.config(mod)
 		secure(&cfg)
 		change(&cfg)
-		if _, err := Dial(within(t), cfg); err == nil {
-			t.Errorf("%s: Dial went through", name)
+		if _, err := Dial(within(t), cfg); err == nil || errors.Is(err, ErrUnreachable) {
+			t.Errorf("%s: Dial() = %v", name, err)
 		}
+	}
+}
+
+// TestUnreachable tells a network that does not lead to the server, or to something
+// else, from a server that refuses.
+func TestUnreachable(t *testing.T) { eachProtocol(t, testUnreachable) }
+
+func testUnreachable(t *testing.T, p Protocol) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	l.Close()
+	for name, cfg := range map[string]Config{
+		"nobody":         {Address: l.Addr().String(), Plain: true},
+		"something else": {Address: web.Listener.Addr().String()},
+		"silence":        {Address: silent.Addr().String(), ConnectTimeout: 50 * time.Millisecond},
+	} {
+		cfg.Protocol, cfg.Host, cfg.ID, cfg.Credentials = p, host, dev, SharedKey(key, "")
+		if _, err := Dial(within(t), cfg); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("%s: Dial() = %v", name, err)
+		}
+	}
+	cfg := serveBy(t, p, &headtest.Backend{Judge: judge}).config(dev)
+	cfg.Credentials = SharedKey([]byte("wrong"), "")
+	if _, err := Dial(within(t), cfg); !fault.Is(err, fault.Unauthorized) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("Dial() = %v", err)
 	}
 }
 

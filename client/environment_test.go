@@ -69,7 +69,7 @@ func getenv(env map[string]string) func(string) string {
 }
 
 func TestFromWorkload(t *testing.T) {
-	r, root := serveTLS(t, &headtest.Backend{Judge: judge}, "gateway.local")
+	r, root := serveTLS(t, MQTT, &headtest.Backend{Judge: judge}, "gateway.local")
 	env := workloadAPI(t, root)
 	env["SELVEDGE_GATEWAY_MQTT"] = r.addr
 	s, err := FromEnvironment(getenv(env), func(c *Config) { c.ProductInfo = "test" })
@@ -122,8 +122,10 @@ func TestWorkloadFails(t *testing.T) {
 	}
 }
 
-func TestFromEdgeHubConnectionString(t *testing.T) {
-	r, root := serveTLS(t, &headtest.Backend{Judge: judge}, "gateway.local")
+func TestFromEdgeHubConnectionString(t *testing.T) { eachProtocol(t, testFromEdgeHubConnectionString) }
+
+func testFromEdgeHubConnectionString(t *testing.T, p Protocol) {
+	r, root := serveTLS(t, p, &headtest.Backend{Judge: judge}, "gateway.local")
 	file := filepath.Join(t.TempDir(), "root.pem")
 	if err := os.WriteFile(file, root, 0o600); err != nil {
 		t.Fatal(err)
@@ -132,7 +134,10 @@ func TestFromEdgeHubConnectionString(t *testing.T) {
 		"EdgeHubConnectionString": "HostName=" + host + ";GatewayHostName=gateway.local;DeviceId=dev;ModuleId=mod;SharedAccessKey=" +
 			base64.StdEncoding.EncodeToString(key),
 		"EdgeModuleCACertificateFile": file,
-		"SELVEDGE_GATEWAY_MQTT":       r.addr,
+		"ClientTransportType": map[Protocol]string{
+			MQTT: "", AMQP: "Amqp_Tcp_Only", MQTTWS: "Mqtt_WebSocket_Only", AMQPWS: "Amqp_WebSocket_Only",
+		}[p],
+		"SELVEDGE_GATEWAY_" + protocols[p].env: r.addr,
 	}
 	s, err := FromEnvironment(getenv(env))
 	if err != nil {
@@ -146,6 +151,10 @@ func TestFromEdgeHubConnectionString(t *testing.T) {
 	env["EdgeModuleCACertificateFile"] = file + ".missing"
 	if _, err := FromEnvironment(getenv(env)); err == nil {
 		t.Error("a missing file of roots is accepted")
+	}
+	env["EdgeModuleCACertificateFile"], env["ClientTransportType"] = "", "Http1"
+	if _, err := FromEnvironment(getenv(env)); err == nil {
+		t.Error("Http1 is taken for a protocol")
 	}
 }
 

@@ -189,12 +189,12 @@ func certificate(t testing.TB, name string) (tls.Certificate, []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func serveTLS(t testing.TB, b *headtest.Backend, name string) (r *rig, root []byte) {
+func serveTLS(t testing.TB, p Protocol, b *headtest.Backend, name string) (r *rig, root []byte) {
 	t.Helper()
 	cert, root := certificate(t, name)
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, MQTT, b, l), root
+	return serveOn(t, p, b, l), root
 }

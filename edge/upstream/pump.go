@@ -18,7 +18,8 @@ const (
 	quiet = 5 * time.Second
 
 	// A message is given up when the connection was lost this many times in a row
-	// with it as the oldest under way, and it may well be too large for the hub.
+	// with it as the oldest under way, and it may well be too large for the hub, or
+	// the hub said as often that it will not have it.
 	maxLosses = 3
 	// After this many messages go one by one, so that it is clear which is to blame.
 	aloneAfter = 2
@@ -40,7 +41,7 @@ type pump struct {
 	bytes int
 	free  []*parcel
 	lost  bool          // a parcel failed on this connection
-	large bool          // the first that did cannot be sent at all, as it seems
+	unfit error         // what the parent has against the first that did, if it is that
 	first uint64        // the oldest message of the first that did
 	moved chan struct{} // a parcel ended
 }
@@ -220,14 +221,29 @@ func (u *pump) hopeless(token uint64, m *message.Message) bool {
 		return false
 	}
 	size := packetSize(m)
-	if size <= maxPacket && !u.large {
+	if size <= maxPacket && u.unfit == nil {
 		return false // it is something else; keep it
 	}
 	u.losses = 0
 	u.p.l.dropped.Add(1)
-	u.p.l.log.Error("the hub closes the connection on a message that is too large for it; the message is dropped",
-		"device", u.p.id.Device, "module", u.p.id.Module, "bytes", size, "message", m.System.MessageID)
+	args := []any{"device", u.p.id.Device, "module", u.p.id.Module, "bytes", size, "message", m.System.MessageID}
+	if u.unfit != nil {
+		u.p.l.log.Error("the hub does not take a message; the message is dropped", append(args, "err", u.unfit)...)
+	} else {
+		u.p.l.log.Error("the hub closes the connection on a message that is too large for it; the message is dropped", args...)
+	}
 	return true
+}
+
+// unfit is err when it says that there is something wrong with the message itself.
+func unfit(err error) error {
+	switch fault.CodeOf(err).Status() {
+	case 400, 412, 413:
+		if !fault.Temporary(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // packetSize is how long the message may become as a packet to the hub, where the
@@ -249,7 +265,7 @@ func (u *pump) ended(pl *parcel, err error) {
 	u.count -= len(pl.tokens)
 	u.bytes -= pl.bytes
 	if err != nil && !u.lost {
-		u.lost, u.first, u.large = true, pl.tokens[0], fault.Is(err, fault.MessageTooLarge)
+		u.lost, u.first, u.unfit = true, pl.tokens[0], unfit(err)
 	}
 	pl.tokens, pl.messages, pl.bytes = pl.tokens[:0], pl.messages[:0], 0
 	u.free = append(u.free, pl)

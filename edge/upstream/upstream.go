@@ -1,7 +1,7 @@
 // Package upstream is the edge broker's link to the hub above. Each identity that
-// needs one has a connection of its own there, and an outbox of its own in the queue,
-// so that messages of one sender stay in order and an identity in trouble holds up
-// nobody else.
+// needs one has a connection there, or its part of one that all share, and an outbox
+// of its own in the queue, so that messages of one sender stay in order and an identity
+// in trouble holds up nobody else.
 package upstream
 
 import (

@@ -128,6 +128,8 @@ func TestPoison(t *testing.T) {
 		{"large", strings.Repeat("x", message.MaxTelemetry), nil, true},
 		{"small", "x", nil, false},
 		{"small, but its topic is too long", "x", fault.New(fault.MessageTooLarge, "no"), true},
+		{"refused for what is in it", "x", fault.New(fault.ArgumentInvalid, "no"), true},
+		{"refused for now", "x", fault.New(fault.Throttled, "no"), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHub()
