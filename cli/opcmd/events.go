@@ -9,7 +9,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,7 +124,7 @@ func printEvent(p *show.Printer, line []byte, properties bool) error {
 	}
 	switch p.Format {
 	case show.JSON:
-		_, err := p.Out.Write(append(line, '\n'))
+		_, err := p.Out.Write(append(show.SafeJSON(line), '\n'))
 		return err
 	case show.YAML:
 		if _, err := fmt.Fprintln(p.Out, "---"); err != nil {
@@ -154,15 +153,14 @@ func printEvent(p *show.Printer, line []byte, properties bool) error {
 			text += "  " + name + "=" + value
 		}
 	}
-	_, err := fmt.Fprintln(p.Out, text)
-	return err
+	return p.Text(show.Visible(text))
 }
 
 // oneLine shows a body without quotes when it is text and compact when it is JSON.
 func oneLine(body json.RawMessage) string {
 	var s string
 	if json.Unmarshal(body, &s) == nil {
-		return strings.ReplaceAll(s, "\n", "⏎")
+		return s
 	}
 	var out bytes.Buffer
 	if json.Compact(&out, body) != nil {

@@ -77,7 +77,7 @@ func (p *Printer) Answer(raw []byte, table func() (*Rows, error)) error {
 
 func (p *Printer) json(raw []byte) error {
 	var out bytes.Buffer
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
+	if err := json.Indent(&out, SafeJSON(raw), "", "  "); err != nil {
 		return fmt.Errorf("print answer: %w", err)
 	}
 	out.WriteByte('\n')
@@ -88,7 +88,7 @@ func (p *Printer) json(raw []byte) error {
 // yaml goes through yaml's own parser, which reads JSON and keeps the order of keys.
 func (p *Printer) yaml(raw []byte) error {
 	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil {
+	if err := yaml.Unmarshal(SafeJSON(raw), &doc); err != nil {
 		return fmt.Errorf("print answer: %w", err)
 	}
 	plain(&doc)
@@ -112,7 +112,13 @@ func (p *Printer) rows(r *Rows) error {
 	w := tabwriter.NewWriter(p.Out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(r.Header, "\t"))
 	for _, line := range r.Lines {
-		fmt.Fprintln(w, strings.Join(line, "\t"))
+		for i, cell := range line {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			}
+			fmt.Fprint(w, Visible(cell))
+		}
+		fmt.Fprintln(w)
 	}
 	return w.Flush()
 }
