@@ -28,6 +28,12 @@ func cutFor(t *testing.T) time.Duration {
 // TestCutLink takes the link to the hub away under load, the way networks do it: no
 // connection is closed, packets are just gone. All arrives afterwards.
 func TestCutLink(t *testing.T) {
+	for _, protocol := range []string{"Amqp", "Mqtt"} {
+		t.Run(protocol, func(t *testing.T) { testCutLink(t, protocol) })
+	}
+}
+
+func testCutLink(t *testing.T, protocol string) {
 	h := rig.StartHub(t, rig.HubOptions{})
 	h.Device(t, "gateway", "--edge")
 	h.Deploy(t, "gateway", `{}`, `{"all": "FROM /messages/* INTO $upstream"}`)
@@ -35,16 +41,20 @@ func TestCutLink(t *testing.T) {
 	for i := range 3 {
 		senders = append(senders, &sender{id: h.Module(t, "gateway", fmt.Sprintf("module-%d", i)), every: 5 * time.Millisecond})
 	}
-	mqtt, https := newLink(t, h.MQTT), newLink(t, h.HTTPS)
-	e := rig.StartEdge(t, h, rig.EdgeOptions{Device: "gateway", HubMQTT: mqtt.address(), HubHTTPS: https.address()})
+	links := []*link{newLink(t, h.AMQP), newLink(t, h.MQTT), newLink(t, h.HTTPS)}
+	e := rig.StartEdge(t, h, rig.EdgeOptions{
+		Device: "gateway", HubAMQP: links[0].address(), HubMQTT: links[1].address(), HubHTTPS: links[2].address(),
+		TOML: fmt.Sprintf("[agent.env]\nUpstreamProtocol = %q\n", protocol),
+	})
 	for _, s := range senders {
 		s.id = e.At(s.id)
 	}
 	wait := runAll(t, senders)
 	progress(t, senders, 200)
 
-	mqtt.cut()
-	https.cut()
+	for _, l := range links {
+		l.cut()
+	}
 	before := senders[0].acked.Load()
 	for end := time.After(cutFor(t)); ; {
 		progress(t, senders, 20) // the gateway takes messages all the while
@@ -59,8 +69,9 @@ func TestCutLink(t *testing.T) {
 		t.Errorf("a module's connection broke while the link to the hub was cut")
 	}
 	t.Logf("the link was cut for %v and %d messages of each module", cutFor(t), senders[0].acked.Load()-before)
-	mqtt.mend()
-	https.mend()
+	for _, l := range links {
+		l.mend()
+	}
 	progress(t, senders, 100)
 	wait()
 	audit(t, h, senders, 3*rig.Patience)

@@ -15,7 +15,8 @@ type EdgeOptions struct {
 	MQTT     string // addresses of its broker; free ones and none for HTTPS unless given
 	AMQP     string
 	HTTPS    string
-	HubMQTT  string   // where the hub is; its own addresses unless given
+	HubAMQP  string // where the hub is; its own addresses unless one is given
+	HubMQTT  string
 	HubHTTPS string   //
 	TOML     string   // more configuration
 	Env      []string // more environment
@@ -60,6 +61,9 @@ func PlanEdge(t testing.TB, h *Hub, o EdgeOptions) *Edge {
 	if e.AMQP == "" {
 		e.AMQP = FreeAddress(t)
 	}
+	if o.HubMQTT == "" {
+		set(&o.HubAMQP, h.AMQP) // else the way would lead around what the test puts in
+	}
 	set(&o.HubMQTT, h.MQTT)
 	set(&o.HubHTTPS, h.HTTPS)
 	cs := strings.TrimSpace(h.Must(t, "device", "connection-string", o.Device))
@@ -74,6 +78,7 @@ source = "manual"
 connection_string = %q
 
 [upstream]
+amqp = %q
 mqtt = %q
 https = %q
 
@@ -83,7 +88,7 @@ amqp = %q
 https = %q
 
 %s
-`, e.Host, "file://"+h.CA, cs, o.HubMQTT, o.HubHTTPS, e.MQTT, e.AMQP, o.HTTPS, o.TOML)
+`, e.Host, "file://"+h.CA, cs, o.HubAMQP, o.HubMQTT, o.HubHTTPS, e.MQTT, e.AMQP, o.HTTPS, o.TOML)
 	if err := os.WriteFile(e.Config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
