@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -19,10 +18,10 @@ import (
 
 // read opens the database below data for fn; the hub may run meanwhile.
 func read(ctx context.Context, data string, fn func(*sql.DB) error) (err error) {
-	db, err := store.OpenReader(ctx, database(data))
-	if errors.Is(err, fs.ErrNotExist) {
+	if isEmpty(data) {
 		return noHub(data)
 	}
+	db, err := store.OpenReader(ctx, database(data))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,3 +153,20 @@ const (
 )
 
 func database(data string) string { return filepath.Join(data, databaseName) }
+
+// isEmpty says whether the database is missing or has nothing in it yet.
+func isEmpty(data string) bool {
+	info, err := os.Stat(database(data))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
+}
+
+// checkDatabase says whether the database of a hub that ran before is gone: to start anew
+// then would be to forget all devices and make other keys. The folder of events is made
+// when the database is complete.
+func checkDatabase(data string) error {
+	if _, err := os.Stat(filepath.Join(data, eventsName)); err != nil || !isEmpty(data) {
+		return nil // the first start; what else is wrong shows when it is opened
+	}
+	return fmt.Errorf("the database %s is missing or empty, but this hub has run before: bring it back from a backup, "+
+		"or move %s away to start with no devices and new keys", database(data), data)
+}

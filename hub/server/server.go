@@ -160,6 +160,9 @@ func (s *Server) open(ctx context.Context) (*rooms, error) {
 
 // fill opens one room after the other.
 func (s *Server) fill(ctx context.Context, r *rooms) error {
+	if err := checkDatabase(s.cfg.DataDir); err != nil {
+		return err
+	}
 	master, err := keys.OpenBeside(filepath.Join(s.cfg.DataDir, keysName), database(s.cfg.DataDir))
 	if err != nil {
 		return err

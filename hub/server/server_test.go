@@ -1,12 +1,14 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -451,4 +453,49 @@ func TestAddressInUse(t *testing.T) {
 	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--mqtt") {
 		t.Errorf("a taken port: %v", err)
 	}
+}
+
+// A hub that lost its database, or finds it damaged, says so instead of starting with
+// no devices and other keys.
+func TestLostDatabase(t *testing.T) {
+	h := startHub(t, nil)
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	file := database(h.cfg.DataDir)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, left := range map[string][]byte{
+		"missing": nil, "emptied": {}, "cut off": whole[:len(whole)/2], "overwritten": bytes.Repeat([]byte("x"), len(whole)),
+	} {
+		os.Remove(file)
+		if left != nil {
+			if err := os.WriteFile(file, left, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := New(h.cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			select {
+			case <-s.Ready():
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		err = s.Run(ctx)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), "backup") || !strings.Contains(err.Error(), databaseName) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
 }

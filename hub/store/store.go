@@ -16,7 +16,7 @@ import (
 	"sync"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver named "sqlite"
+	"modernc.org/sqlite" // also the driver named "sqlite"
 )
 
 //go:embed migrations/*.sql
@@ -50,7 +50,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	write.SetMaxOpenConns(1)
 	if err := migrate(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("bring database %s up to date: %w", cfg.Path, err), write.Close())
+		return nil, errors.Join(fmt.Errorf("bring database %s up to date: %w%s", cfg.Path, err, advice(err)), write.Close())
 	}
 	read, err := sql.Open("sqlite", dsn(cfg.Path, true))
 	if err != nil {
@@ -82,9 +82,18 @@ func OpenReader(ctx context.Context, path string) (*sql.DB, error) {
 	}
 	db.SetMaxOpenConns(1)
 	if err := db.PingContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open database %s: %w%s", path, err, advice(err)), db.Close())
 	}
 	return db, nil
+}
+
+// advice is what to do about an error of opening, empty when that is not known.
+func advice(err error) string {
+	const corrupt, notADatabase = 11, 26 // SQLite's result codes
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && (e.Code()&0xff == corrupt || e.Code()&0xff == notADatabase) {
+		return "; the file is damaged: bring it back from a backup"
+	}
+	return ""
 }
 
 // Write runs fn in a transaction and returns when that is on disk. Callers that
