@@ -84,7 +84,15 @@ func remember(data string, a server.Addresses) error {
 	if err != nil {
 		return fmt.Errorf("remember listeners: %w", err)
 	}
-	return os.WriteFile(filepath.Join(data, listenersFile), text, 0o644)
+	// Commands may read it meanwhile, and the machine may stop.
+	name := filepath.Join(data, listenersFile)
+	if err := os.WriteFile(name+".new", text, 0o644); err != nil {
+		return fmt.Errorf("remember listeners: %w", err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return fmt.Errorf("remember listeners: %w", err)
+	}
+	return nil
 }
 
 // Local is the hub whose data directory is at hand: the commands reach it without
@@ -101,7 +109,7 @@ func Local(ctx context.Context, data string) (opcmd.Target, error) {
 	var a server.Addresses
 	if text, err := os.ReadFile(filepath.Join(data, listenersFile)); err == nil {
 		if err := json.Unmarshal(text, &a); err != nil {
-			return opcmd.Target{}, fmt.Errorf("read %s: %w", listenersFile, err)
+			return opcmd.Target{}, fmt.Errorf("read %s: %w; start the hub again, which writes it anew", listenersFile, err)
 		}
 	}
 	return opcmd.Target{ConnectionString: cs, Address: a.HTTPS, RootPEM: pem}, nil

@@ -120,7 +120,7 @@ func settle(cfg Config) (identity, error) {
 	var made identity
 	found, err := readNote(cfg.FS, name, &made)
 	if err != nil {
-		return identity{}, err
+		return identity{}, damaged(err, cfg.Dir)
 	}
 	if !found {
 		made = identity{Partitions: cmp.Or(cfg.Partitions, 4), Created: cfg.Now().UTC()}
@@ -130,13 +130,18 @@ func settle(cfg Config) (identity, error) {
 		return made, cfg.FS.SyncDir(filepath.Dir(cfg.Dir))
 	}
 	if made.Partitions < 1 || made.Partitions > MaxPartitions {
-		return identity{}, fmt.Errorf("%s names %d partitions, there can be 1 to %d", name, made.Partitions, MaxPartitions)
+		return identity{}, damaged(fmt.Errorf("%s names %d partitions, there can be 1 to %d", name, made.Partitions, MaxPartitions), cfg.Dir)
 	}
 	if cfg.Partitions != 0 && cfg.Partitions != made.Partitions {
 		return identity{}, fmt.Errorf("the stream in %s was made with %d partitions and keeps them; %d were asked for: set %d, or move the folder away to start with an empty stream",
 			cfg.Dir, made.Partitions, cfg.Partitions, made.Partitions)
 	}
 	return made, nil
+}
+
+// damaged says what to do about a stream that does not know how it was made.
+func damaged(err error, dir string) error {
+	return fmt.Errorf("%w; bring the file back from a backup, or move %s away to start with an empty stream", err, dir)
 }
 
 // Append adds the messages of one device, or of its modules, and returns without

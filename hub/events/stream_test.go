@@ -3,6 +3,8 @@ package events
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -357,6 +359,31 @@ func waitFor(t testing.TB, what func() bool) {
 	for end := time.Now().Add(10 * time.Second); !what(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it did not happen")
+		}
+	}
+}
+
+// Without knowing its partitions the stream does not guess them: devices' events would
+// lose their order.
+func TestDamagedIdentity(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []string{"", "{", `{"partitions":0}`, `{"partitions":1000}`} {
+		if err := os.WriteFile(filepath.Join(dir, identityName), []byte(left), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(Config{Dir: dir})
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "backup") || !strings.Contains(err.Error(), identityName) {
+			t.Errorf("%q: %v", left, err)
 		}
 	}
 }
