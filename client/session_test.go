@@ -316,8 +316,14 @@ func testSessionMessageAgain(t *testing.T, p Protocol) {
 	deliver(first, "good bad next")
 	first.Settled(t, 1)
 	r.b.AwaitGone(t, mod)
-	if n := len(first.Settled(t, 1)); n != 1 {
-		t.Errorf("%d messages are acknowledged, want 1", n)
+	acknowledged := 0
+	for _, s := range first.Settled(t, 1) {
+		if s.Outcome == head.Completed { // AMQP's head gives back what the link takes with it
+			acknowledged++
+		}
+	}
+	if acknowledged != 1 {
+		t.Errorf("%d messages are acknowledged, want 1", acknowledged)
 	}
 	deliver(r.b.AwaitOpen(t, mod, head.Inputs), "bad next") // as a broker does
 	for _, want := range strings.Fields("good bad bad next") {
