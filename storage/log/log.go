@@ -303,6 +303,13 @@ func (l *Log) Segments() []Segment {
 	return out
 }
 
+// has says whether a segment was not deleted.
+func (l *Log) has(s *segment) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.segments, s)
+}
+
 // find is the index of the last segment that begins at or before at, -1 if none does.
 func (l *Log) find(at Offset) int {
 	i, found := slices.BinarySearchFunc(l.segments, at, func(s *segment, at Offset) int {

@@ -373,3 +373,75 @@ func TestSidecars(t *testing.T) {
 		t.Errorf("the sidecar outlived its segment: %v", err)
 	}
 }
+
+// TestFreedSegmentsArePassedOver: segments may go from the middle, under the hands of
+// readers too, and the log is whole again after a restart.
+func TestFreedSegmentsArePassedOver(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{TailBytes: 1, SegmentBytes: 1000}
+	l := openLog(t, dir, o)
+	all := numbered(0, 500)
+	for part := range slices.Chunk(all, 10) {
+		mustPut(t, l, part...)
+	}
+	if err := l.Close(); err != nil { // the newest would be read from memory
+		t.Fatal(err)
+	}
+	l = openLog(t, dir, o)
+	segments := l.Segments()
+	inside := l.NewReader(segments[2].Base) // in one that goes
+	defer inside.Close()
+	recs, err := inside.Poll()
+	if err != nil || len(recs) == 0 {
+		t.Fatalf("%d records, %v", len(recs), err)
+	}
+	last := segments[len(segments)-1]
+	var want []string
+	from := l.NewReader(Oldest)
+	defer from.Close()
+	for {
+		recs, err := from.Poll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(recs) == 0 {
+			break
+		}
+		for _, rec := range recs {
+			if rec.Offset < segments[1].Base || rec.Offset >= segments[6].Base && rec.Offset < segments[7].Base || rec.Offset >= last.Base {
+				want = append(want, string(rec.Payload))
+			}
+		}
+	}
+	stays := func(s Segment) bool { return s.Base == segments[0].Base || s.Base == segments[6].Base }
+	l.Free(func(s Segment) bool { return !stays(s) }) // all would be the active one too, which stays
+
+	same(t, readAll(t, l, Oldest), want)
+	same(t, readAll(t, l, segments[3].Base+5), readAll(t, l, segments[6].Base)) // an offset within what is gone
+	for {
+		recs, err := inside.Poll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(recs) == 0 {
+			break
+		}
+	}
+	if at := inside.Offset(); at != l.End() {
+		t.Errorf("the reader inside got to %d of %d", at, l.End())
+	}
+	if size, most := l.Size(), int64(3*1100); size > most {
+		t.Errorf("%d bytes are kept, want at most %d", size, most)
+	}
+	end := l.End()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir, o)
+	if l.End() != end {
+		t.Errorf("End() = %d after reopening, want %d", l.End(), end)
+	}
+	same(t, readAll(t, l, Oldest), want)
+	mustPut(t, l, "more")
+	same(t, readAll(t, l, Oldest), append(want, "more"))
+}

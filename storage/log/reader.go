@@ -186,7 +186,7 @@ func (r *Reader) align(c *chunk) {
 // readDisk reads a batch from where, or moves the reader on when it cannot.
 func (r *Reader) readDisk(where place) error {
 	if err := r.disk.open(r.l, where.segment); err != nil {
-		if r.l.Oldest() > r.at {
+		if !r.l.has(where.segment) {
 			return nil // it was deleted meanwhile
 		}
 		return err
@@ -216,7 +216,7 @@ func (r *Reader) readDisk(where place) error {
 	if err := r.disk.err; err != nil && !errors.Is(err, errRecord) && !errors.Is(err, errShort) && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if r.l.Oldest() > r.at {
+	if !r.l.has(where.segment) {
 		return nil
 	}
 	if !errors.Is(r.disk.err, io.EOF) {

@@ -14,6 +14,27 @@ func (l *Log) TrimTo(offset Offset) {
 	l.drop(func(s *segment, _ int64) bool { return s.End <= offset })
 }
 
+// Free deletes segments wherever they lie, never the active one: readers pass over what
+// was in them.
+func (l *Log) Free(useless func(s Segment) bool) {
+	l.files.Lock()
+	defer l.files.Unlock()
+	l.mu.Lock()
+	var gone, kept []*segment
+	for i, s := range l.segments {
+		if i < len(l.segments)-1 && useless(s.Segment) {
+			gone = append(gone, s)
+		} else {
+			kept = append(kept, s)
+		}
+	}
+	if len(gone) > 0 {
+		l.segments = kept
+	}
+	l.mu.Unlock()
+	l.remove(gone)
+}
+
 // retain deletes segments beyond the bounds of size and age.
 func (l *Log) retain(now time.Time) {
 	if l.o.MaxBytes <= 0 && l.o.MaxAge <= 0 {
@@ -40,14 +61,19 @@ func (l *Log) drop(useless func(s *segment, size int64) bool) {
 	gone := append([]*segment(nil), l.segments[:n]...)
 	l.segments = append(l.segments[:0], l.segments[n:]...)
 	l.mu.Unlock()
+	l.remove(gone)
+}
 
+// remove deletes the files of segments that are not listed any more. The caller holds
+// l.files.
+func (l *Log) remove(gone []*segment) {
 	for _, s := range gone {
 		_ = l.o.FS.Remove(l.path(s.Base, sidecar)) // most have none
 		if err := l.o.FS.Remove(l.path(s.Base, extension)); err != nil {
 			l.o.Log.Warn("old segment not removed", "dir", l.dir, "segment", s.Base, "err", err)
 		}
 	}
-	if n > 0 {
+	if len(gone) > 0 {
 		if err := l.o.FS.SyncDir(l.dir); err != nil {
 			l.o.Log.Warn("removal of old segments not synced", "dir", l.dir, "err", err)
 		}
