@@ -105,7 +105,7 @@ func TestExpiredSegmentsAreFreed(t *testing.T) {
 func TestPowerCuts(t *testing.T) {
 	chance := rand.New(rand.NewPCG(5, 6))
 	dir := t.TempDir()
-	acked, got := map[string]bool{}, map[string]int{}
+	acked, late, got := map[string]bool{}, map[string]bool{}, map[string]int{}
 	const rounds = 40
 	for round := range rounds {
 		fs := &faultfs.FS{}
@@ -113,7 +113,7 @@ func TestPowerCuts(t *testing.T) {
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
-		e := endpoint(t, q, "up")
+		e, slow := endpoint(t, q, "up"), endpoint(t, q, "slow") // which takes nothing until the end
 		var mu sync.Mutex
 		ctx, stop := context.WithCancel(t.Context())
 		var consuming, sending sync.WaitGroup
@@ -144,11 +144,16 @@ func TestPowerCuts(t *testing.T) {
 			sending.Go(func() {
 				for i := range 30 {
 					id := fmt.Sprintf("%d/%d/%d", round, w, i)
-					if send(q, []Target{{Endpoint: e, Priority: uint8(w)}}, id+" "+strings.Repeat("x", i*30)) != nil {
+					to := []Target{{Endpoint: e, Priority: uint8(w)}}
+					forSlow := i == 20 && round%10 == 0
+					if forSlow {
+						to = append(to, Target{Endpoint: slow, Priority: uint8(w)})
+					}
+					if send(q, to, id+" "+strings.Repeat("x", i*30)) != nil {
 						return
 					}
 					mu.Lock()
-					acked[id] = true
+					acked[id], late[id] = true, forSlow
 					mu.Unlock()
 				}
 			})
@@ -158,6 +163,11 @@ func TestPowerCuts(t *testing.T) {
 			waitFor(t, func() bool { return e.Len() == 0 })
 			stop()
 			consuming.Wait()
+			texts, _ := fetch(t, slow, 1000)
+			for _, text := range texts {
+				id, _, _ := strings.Cut(strings.TrimSuffix(text, "*"), " ")
+				delete(late, id)
+			}
 			if err := q.Close(); err != nil {
 				t.Error(err)
 			}
@@ -184,6 +194,11 @@ func TestPowerCuts(t *testing.T) {
 	for id := range acked {
 		if got[id] == 0 {
 			t.Errorf("%s was acknowledged and never came out", id)
+		}
+	}
+	for id, is := range late {
+		if is {
+			t.Errorf("%s was acknowledged and never came out for the slow endpoint", id)
 		}
 	}
 }

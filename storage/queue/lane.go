@@ -129,6 +129,25 @@ func (l *lane) skip() {
 	}
 }
 
+// needs says whether the lane waits for anything in a sealed segment. The caller holds
+// q.mu.
+func (l *lane) needs(s *segment) bool {
+	i, _ := l.holds(s.base)
+	for ; i < len(l.held) && l.held[i].at < s.end; i++ {
+		if l.held[i].state != settled {
+			return true
+		}
+	}
+	switch {
+	case l.unread.n == 0 || l.pos >= s.end:
+		return false
+	case l.pos > s.base:
+		return s.of(l.key).n > l.passed.n
+	default:
+		return s.of(l.key).n > 0
+	}
+}
+
 // drop forgets messages in the oldest segment, s. It gives their number. The
 // caller holds q.mu.
 func (l *lane) drop(s *segment) int64 {

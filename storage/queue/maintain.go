@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"time"
 
 	"github.com/selvedge-io/selvedge/storage/log"
@@ -50,6 +51,8 @@ func (q *Queue) tidy(now time.Time) error {
 	q.enforce(now, 0)
 	floor, err := q.save()
 	q.log.TrimTo(floor)
+	known, newest := q.bases()
+	q.log.Free(func(s log.Segment) bool { return s.Base < newest && !known[s.Base] })
 	oldest := q.log.Oldest()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -63,12 +66,48 @@ func (q *Queue) tidy(now time.Time) error {
 	return err
 }
 
+// bases are those of the segments that are known, and of the newest of them.
+func (q *Queue) bases() (known map[log.Offset]bool, newest log.Offset) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	known = make(map[log.Offset]bool, len(q.segments))
+	for _, s := range q.segments {
+		known[s.base], newest = true, s.base
+	}
+	return known, newest
+}
+
+// free lets go of the segments that nobody needs although somebody waits for an older
+// message: one endpoint that takes nothing must not fill the store with what others
+// have long had. It says whether there were any; their files go with the next tidy. The
+// caller holds q.mu.
+func (q *Queue) free() bool {
+	before := len(q.segments)
+	if before == 0 {
+		return false
+	}
+	newest := q.segments[before-1].base
+	q.segments = slices.DeleteFunc(q.segments, func(s segment) bool { return s.base != newest && s.end != maxOffset && !q.needs(&s) })
+	return len(q.segments) < before
+}
+
+// needs says whether a lane waits for anything in a sealed segment. The caller holds
+// q.mu.
+func (q *Queue) needs(s *segment) bool {
+	for _, e := range q.endpoints {
+		if e != nil && slices.ContainsFunc(e.lanes, func(l *lane) bool { return l.needs(s) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // enforce drops segments that are too old for everyone, or too much when the log
 // ends at end. It says whether it dropped any; their files go with the next tidy.
 func (q *Queue) enforce(now time.Time, end log.Offset) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	any := false
+	any := q.free()
 	low := q.lower()
 	end = max(end, q.counted)
 	for i := range max(0, len(q.segments)-1) {
@@ -77,7 +116,7 @@ func (q *Queue) enforce(now time.Time, end log.Offset) bool {
 			continue
 		}
 		dead := s.dead(now, q.o.MaxAge)
-		over := q.o.Policy == DropOldest && q.o.MaxBytes > 0 && int64(end-low) >= q.o.MaxBytes
+		over := q.o.Policy == DropOldest && q.o.MaxBytes > 0 && q.used(end) >= q.o.MaxBytes
 		if !dead && !over {
 			break
 		}

@@ -39,8 +39,9 @@ const (
 // Options of a queue. The zero value is good.
 type Options struct {
 	// MaxBytes bounds the log from the oldest message that somebody still waits
-	// for to the newest, in bytes; 0 is no bound. Files take up to a sixteenth
-	// more, and a little more for a moment under DropOldest.
+	// for to the newest, in bytes, less the segments between them that nobody
+	// needs; 0 is no bound. A segment is a sixteenth of it at most. Files take
+	// that much more, and a little more for a moment.
 	MaxBytes int64
 	// MaxAge bounds the life of every message, whatever its time to live; 0 is
 	// no bound.
@@ -69,6 +70,7 @@ type Queue struct {
 	slots  slots      // of the checkpoint
 
 	floor   atomic.Int64 // at or below every lane's floor
+	freed   atomic.Int64 // bytes above floor that were freed
 	refused atomic.Int64
 
 	mu        sync.Mutex // after the log's lock, where both are held
@@ -216,7 +218,7 @@ func (q *Queue) newAnswer() any {
 
 // full says whether to refuse a batch that would begin at next.
 func (q *Queue) full(next log.Offset) bool {
-	over := func() bool { return q.o.MaxBytes > 0 && int64(next)-q.floor.Load() >= q.o.MaxBytes }
+	over := func() bool { return q.o.MaxBytes > 0 && q.used(next) >= q.o.MaxBytes }
 	if !over() {
 		return false
 	}
@@ -225,6 +227,9 @@ func (q *Queue) full(next log.Offset) bool {
 	}
 	return q.o.Policy == Refuse && over()
 }
+
+// used is how much of a log that ends at end counts for the bound.
+func (q *Queue) used(end log.Offset) int64 { return int64(end) - q.floor.Load() - q.freed.Load() }
 
 // lower works out the offset below which nobody waits for anything.
 func (q *Queue) lower() log.Offset {
@@ -237,7 +242,12 @@ func (q *Queue) lower() log.Offset {
 			low = min(low, l.floor())
 		}
 	}
+	var freed int64
+	for i := range max(0, len(q.segments)-1) {
+		freed += max(0, int64(q.segments[i+1].base-max(q.segments[i].end, low)))
+	}
 	q.floor.Store(int64(low))
+	q.freed.Store(freed)
 	return low
 }
 

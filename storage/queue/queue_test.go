@@ -338,6 +338,67 @@ func waitFor(t testing.TB, cond func() bool) {
 	}
 }
 
+// TestStuckEndpointFillsNothing: messages that one endpoint does not take must not make
+// the store full of what others have had long since.
+func TestStuckEndpointFillsNothing(t *testing.T) {
+	for name, policy := range map[string]Policy{"refuse": Refuse, "drop oldest": DropOldest} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			o := Options{MaxBytes: 1 << 20, Policy: policy}
+			q := openQueue(t, dir, o)
+			sent := 0
+			run := func(q *Queue, n int) {
+				t.Helper()
+				live := endpoint(t, q, "live")
+				for range n {
+					text := fmt.Sprintf("%01000d", sent)
+					mustSend(t, q, live, 0, text)
+					got, tokens := fetch(t, live, 1)
+					want(t, got, text)
+					live.Settle(tokens...)
+					sent++
+				}
+			}
+			stuck := endpoint(t, q, "stuck")
+			mustSend(t, q, stuck, 3, "first")
+			mustSend(t, q, stuck, 0, "under way")
+			_, tokens := fetch(t, stuck, 1)
+			run(q, 2500)
+			mustSend(t, q, stuck, 3, "second")
+			run(q, 1500)
+			if err := q.tidy(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if n := q.log.Size(); n > 400<<10 {
+				t.Errorf("%d bytes on disk", n)
+			}
+			if s := q.Stats(); s.Len != 3 || s.Dropped+s.Refused > 0 {
+				t.Errorf("%+v", s)
+			}
+			crashed := openQueue(t, copyDir(t, dir), o)
+			q.Close()
+			for _, q := range []*Queue{openQueue(t, dir, o), crashed} {
+				run(q, 1500)
+				stuck := endpoint(t, q, "stuck")
+				got, _ := fetch(t, stuck, 3)
+				want(t, got, "under way*", "first", "second")
+				stuck.Settle(tokens...)
+				stuck.Release()
+				got, rest := fetch(t, stuck, 3)
+				want(t, got, "first*", "second*")
+				stuck.Settle(rest...)
+				run(q, 10)
+				if err := q.tidy(time.Now()); err != nil {
+					t.Fatal(err)
+				}
+				if n, s := q.log.Size(), q.Stats(); n > 100<<10 || s.Len != 0 || s.Dropped+s.Refused > 0 {
+					t.Errorf("%d bytes on disk, %+v", n, s)
+				}
+			}
+		})
+	}
+}
+
 func TestQuotaDropsOldest(t *testing.T) {
 	q := openQueue(t, t.TempDir(), Options{MaxBytes: 300_000, Policy: DropOldest})
 	e := endpoint(t, q, "offline")
