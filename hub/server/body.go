@@ -6,16 +6,21 @@ import (
 	"time"
 )
 
-// limitBody bounds the time that a body may take to come. The server's own limit would
-// go on counting while a call waits for its device.
-func limitBody(w http.ResponseWriter, r *http.Request, limit time.Duration) {
+// limitBody gives r with a bound on the time that its body may take to come. The
+// server's own limit would go on counting while a call waits for its device. It is
+// another request, since the server looks at its own body to see whether it is worth
+// reading to the end.
+func limitBody(w http.ResponseWriter, r *http.Request, limit time.Duration) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody {
-		return
+		return r
 	}
 	conn := http.NewResponseController(w)
-	if conn.SetReadDeadline(time.Now().Add(limit)) == nil {
-		r.Body = &timedBody{ReadCloser: r.Body, conn: conn}
+	if conn.SetReadDeadline(time.Now().Add(limit)) != nil {
+		return r
 	}
+	timed := r.WithContext(r.Context())
+	timed.Body = &timedBody{ReadCloser: r.Body, conn: conn}
+	return timed
 }
 
 // timedBody is a request's body under a read deadline, which it lifts at its end.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,7 +14,7 @@ func TestBodyTimeLimit(t *testing.T) {
 	const limit = 50 * time.Millisecond
 	read := make(chan error, 1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		limitBody(w, r, limit)
+		r = limitBody(w, r, limit)
 		_, err := io.ReadAll(r.Body)
 		read <- err
 		if err != nil {
@@ -42,5 +43,29 @@ func TestBodyTimeLimit(t *testing.T) {
 	}
 	if err := next(t, "the end of the wait", read); err == nil {
 		t.Error("a body that never ends was waited for")
+	}
+}
+
+// Who is refused before the body was looked at hears that at once, and holds nothing.
+func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = limitBody(w, r, time.Minute)
+		http.Error(w, "no", http.StatusUnauthorized)
+	}))
+	defer srv.Close()
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "PUT /devices/d HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 401 ") {
+		t.Errorf("%q, %v", answer, err)
 	}
 }

@@ -121,8 +121,7 @@ func serveHTTPS(ctx context.Context, l net.Listener, config *tls.Config, api htt
 				sockets.ServeHTTP(w, r)
 				return
 			}
-			limitBody(w, r, bodyTimeout)
-			api.ServeHTTP(w, r)
+			api.ServeHTTP(w, limitBody(w, r, bodyTimeout))
 		}),
 		TLSConfig:         config,
 		Protocols:         &protocols,
