@@ -28,7 +28,8 @@ const (
 )
 
 // Mux is an AMQP connection that many identities share. Each has a session of its own
-// on it, so that one in trouble leaves the others alone.
+// on it, so that one in trouble leaves the others alone. Servers take about 1,000 on one
+// connection, and answer fault.MaxCbsTokens to more.
 type Mux struct {
 	cfg    Config
 	conn   *amqp.Conn
@@ -141,6 +142,13 @@ func (m *Mux) add(c *Client) bool {
 		m.clients[c] = struct{}{}
 	}
 	return !m.closed
+}
+
+// Len is the number of identities on the connection.
+func (m *Mux) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.clients)
 }
 
 func (m *Mux) remove(c *Client) {

@@ -186,7 +186,11 @@ func (t *tokens) delivered(r *amqp.Receiver, d amqp.Delivery) {
 		return
 	}
 	text, _ := m.ApplicationProperties.Text("status-description")
-	code, text := problemOf(text, codeOf(int(status)))
+	code := codeOf(int(status))
+	if status == 403 {
+		code = fault.MaxCbsTokens // a token that is no good is 401
+	}
+	code, text = problemOf(text, code)
 	if text == "" {
 		text = fmt.Sprintf("the server answered with status %d", status)
 	}

@@ -35,6 +35,7 @@ type fakeHub struct {
 	*headtest.Backend
 	mqtt, amqp, https string // addresses, the same after each start
 	root              string // PEM file
+	most              int    // identities on one AMQP connection, if not the usual
 
 	mu      sync.Mutex
 	modules map[string]map[string]any // identities by module
@@ -82,7 +83,7 @@ func (h *fakeHub) start(t *testing.T) {
 	h.mqtt, h.amqp, h.https = mqtt.Addr().String(), amqp.Addr().String(), https.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var ended sync.WaitGroup
-	mqtts, amqps := mqtthead.New(mqtthead.Config{Backend: h.Backend}), amqphead.New(amqphead.Config{Backend: h.Backend})
+	mqtts, amqps := mqtthead.New(mqtthead.Config{Backend: h.Backend}), amqphead.New(amqphead.Config{Backend: h.Backend, MaxIdentities: h.most})
 	ended.Go(func() { _ = mqtts.Serve(ctx, tls.NewListener(mqtt, h.tls)) })
 	ended.Go(func() { _ = amqps.Serve(ctx, tls.NewListener(amqp, h.tls)) })
 	sockets := wshead.New(map[string]wshead.Server{wshead.MQTT: mqtts, wshead.AMQP: amqps}, nil)

@@ -22,6 +22,12 @@ const (
 	reachTimeout = 8 * time.Second
 	// preferAgain is when what was better, and could not be reached, is tried again.
 	preferAgain = 15 * time.Minute
+	// sharers is how many identities a connection is given before another is made;
+	// hubs take 1,000, and fewer over WebSocket.
+	sharers = 900
+	// fullFor is how long no more are tried on a connection that the hub finds full:
+	// it also counts the tokens of those who have left, until they expire.
+	fullFor = 15 * time.Minute
 )
 
 // preferred are the protocols to the hub, the best first: AMQP takes all identities on
@@ -58,7 +64,7 @@ func (u *Upstream) address(p client.Protocol) string {
 }
 
 // uplink connects identities to the hub, by the first protocol that leads there, and
-// stays with it. Over AMQP they share one connection.
+// stays with it. Over AMQP they share one connection, as far as hubs let them.
 type uplink struct {
 	hub         string
 	at          Upstream
@@ -74,15 +80,21 @@ type uplink struct {
 	mu       sync.Mutex
 	worked   client.Protocol // the one that led there last
 	since    time.Time       // when it first did; zero for never
-	shared   *client.Mux     // the AMQP connection, if there is one
+	shared   []*shared       // the AMQP connections
 	dialling *dialling       // under way
+}
+
+// shared is an AMQP connection.
+type shared struct {
+	*client.Mux
+	full time.Time // when the hub found it so; zero for never
 }
 
 // dialling is an attempt at the shared connection, for all who wait for it.
 type dialling struct {
 	by   client.Protocol
 	done chan struct{}
-	m    *client.Mux
+	m    *shared
 	err  error
 }
 
@@ -167,11 +179,25 @@ func (u *uplink) by(ctx context.Context, p client.Protocol, of ident.ID, hurry b
 		}
 		return client.Dial(ctx, cfg)
 	}
-	m, err := u.connection(ctx, p, hurry)
-	if err != nil {
-		return nil, err
+	for {
+		m, err := u.connection(ctx, p, hurry)
+		if err != nil {
+			return nil, err
+		}
+		c, err := m.Dial(ctx, cfg)
+		if !fault.Is(err, fault.MaxCbsTokens) || !u.isFull(m) {
+			return c, err
+		}
 	}
-	return m.Dial(ctx, cfg)
+}
+
+// isFull takes note that the hub wants nobody more on m; false means that nobody is on
+// it, so that another would be no better.
+func (u *uplink) isFull(m *shared) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	m.full = time.Now()
+	return m.Len() > 0
 }
 
 func (u *uplink) config(p client.Protocol) client.Config {
@@ -182,9 +208,8 @@ func (u *uplink) config(p client.Protocol) client.Config {
 	}
 }
 
-// connection gives the AMQP connection that all identities share, and makes it when
-// there is none. Who comes meanwhile waits for the same.
-func (u *uplink) connection(ctx context.Context, p client.Protocol, hurry bool) (*client.Mux, error) {
+// connection gives an AMQP connection that has room, and makes one when there is none. Who comes meanwhile waits for the same.
+func (u *uplink) connection(ctx context.Context, p client.Protocol, hurry bool) (*shared, error) {
 	for {
 		d, m := u.joinDial(p, hurry)
 		if m != nil {
@@ -203,11 +228,14 @@ func (u *uplink) connection(ctx context.Context, p client.Protocol, hurry bool) 
 
 // joinDial gives the connection, or else the attempt under way, which it begins if need
 // be.
-func (u *uplink) joinDial(p client.Protocol, hurry bool) (*dialling, *client.Mux) {
+func (u *uplink) joinDial(p client.Protocol, hurry bool) (*dialling, *shared) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if m := u.shared; m != nil && m.Err() == nil {
-		return nil, m
+	u.shared = slices.DeleteFunc(u.shared, func(m *shared) bool { return m.Err() != nil })
+	for _, m := range u.shared {
+		if m.Len() < sharers && time.Since(m.full) > fullFor {
+			return nil, m
+		}
 	}
 	if u.dialling == nil {
 		u.dialling = &dialling{by: p, done: make(chan struct{})}
@@ -216,31 +244,38 @@ func (u *uplink) joinDial(p client.Protocol, hurry bool) (*dialling, *client.Mux
 	return u.dialling, nil
 }
 
-// connect makes the shared connection.
+// connect makes a shared connection.
 func (u *uplink) connect(d *dialling, hurry bool) {
 	defer close(d.done)
 	cfg := u.config(d.by)
 	if hurry {
 		cfg.ConnectTimeout = reachTimeout
 	}
-	d.m, d.err = client.DialAMQP(u.ctx, cfg)
+	m, err := client.DialAMQP(u.ctx, cfg)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.shared, u.dialling = d.m, nil
+	u.dialling = nil
+	if d.err = err; err == nil {
+		d.m = &shared{Mux: m}
+		u.shared = append(u.shared, d.m)
+	}
 }
 
-// close ends the shared connection. The link has stopped dialling by then.
+// close ends the shared connections. The link has stopped dialling by then.
 func (u *uplink) close() error {
 	u.cancel()
 	u.mu.Lock()
-	m, d := u.shared, u.dialling
+	d := u.dialling
 	u.mu.Unlock()
 	if d != nil {
 		<-d.done
-		m = d.m
 	}
-	if m != nil {
-		return m.Close()
+	u.mu.Lock()
+	all := u.shared
+	u.mu.Unlock()
+	var errs []error
+	for _, m := range all {
+		errs = append(errs, m.Close())
 	}
-	return nil
+	return errors.Join(errs...)
 }

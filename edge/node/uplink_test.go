@@ -151,12 +151,12 @@ func TestUplinkShares(t *testing.T) {
 		})
 	}
 	all.Wait()
-	first := u.shared
+	first := u.shared[0]
 	if _, err := u.dial(t.Context(), module("bad")); !fault.Is(err, fault.Unauthorized) || fmt.Sprint(refreshed) != "[gw-1/bad]" {
 		t.Errorf("dial() = %v after looking up %v", err, refreshed)
 	}
-	if u.shared != first || first.Err() != nil {
-		t.Errorf("the connection was not shared: %v", first.Err())
+	if len(u.shared) != 1 || first.Len() != 20 || first.Err() != nil {
+		t.Errorf("the connection was not shared: %d connections, %d on the first: %v", len(u.shared), first.Len(), first.Err())
 	}
 	h.stop()
 	<-first.Done()
@@ -166,7 +166,29 @@ func TestUplinkShares(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	if u.shared == first || u.protocolInUse() != "amqp" {
+	if len(u.shared) != 1 || u.shared[0] == first || u.protocolInUse() != "amqp" {
 		t.Errorf("connected again by %s", u.protocolInUse())
+	}
+}
+
+// TestUplinkFull makes another connection when the hub finds the first one full, but
+// not when it will not have a single identity.
+func TestUplinkFull(t *testing.T) {
+	h := newFakeHub(t)
+	h.stop()
+	h.most = 2
+	h.start(t)
+	u := h.uplink(t, Upstream{AMQP: h.amqp})
+	for i := range 5 {
+		if _, err := u.dial(t.Context(), module(fmt.Sprint("m", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(u.shared) != 3 || u.shared[0].Len() != 2 || u.shared[2].Len() != 1 {
+		t.Errorf("%d connections", len(u.shared))
+	}
+	h.Judge = func(*ident.Claim) (*ident.Principal, error) { return nil, fault.New(fault.MaxCbsTokens, "no") }
+	if _, err := u.dial(t.Context(), module("x")); !fault.Is(err, fault.MaxCbsTokens) {
+		t.Errorf("dial() = %v", err)
 	}
 }
