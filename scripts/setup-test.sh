@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests need beyond Go: a C compiler for the race detector, Node
-# and the Azure SDKs, mosquitto's clients, openssl. Quick where all is there.
+# and the Azure SDKs, mosquitto's clients, Qpid Proton, openssl. Quick where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +9,7 @@ command -v gcc >/dev/null || need+=(gcc libc6-dev)
 command -v node >/dev/null || need+=(nodejs)
 command -v npm >/dev/null || need+=(npm)
 command -v mosquitto_pub >/dev/null || need+=(mosquitto-clients)
+/usr/bin/python3 -c 'import proton' 2>/dev/null || need+=(python3-qpid-proton)
 command -v openssl >/dev/null || need+=(openssl)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need+=(ca-certificates)
 if [ ${#need[@]} -gt 0 ]; then

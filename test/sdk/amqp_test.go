@@ -1,7 +1,10 @@
 package sdk
 
 import (
+	"strings"
 	"testing"
+
+	"github.com/selvedge-io/selvedge/test/rig"
 )
 
 // TestDeviceAMQP is TestDevice over AMQP.
@@ -28,4 +31,22 @@ func TestDeviceAMQP(t *testing.T) {
 func TestAcross(t *testing.T) {
 	s := start(t, startHub(t), "across.js", "TRANSPORT=any", "AUTH=sas")
 	s.finish(t)
+}
+
+// TestServiceAMQP is what services do over AMQP, and plain AMQP.
+func TestServiceAMQP(t *testing.T) {
+	h := rig.StartHub(t, rig.HubOptions{Host: hubName, MQTT: hubIP + ":8883", AMQP: hubIP + ":5671", HTTPS: hubIP + ":443",
+		Args: []string{"--consumer-group", "second", "--twin-events"}})
+	stream := rig.Run(t, nil, "hub", "connection-string", "--event-hub", "--data", h.Dir, "--hostname", hubName).Must(t)
+	for _, transport := range []string{"amqp", "amqp-ws"} {
+		for _, name := range []string{"messages", "eventhub", "plain"} {
+			if name == "plain" && transport != "amqp" {
+				continue // it is about bytes
+			}
+			t.Run(name+"/"+transport, func(t *testing.T) {
+				s := start(t, h, name+".js", "TRANSPORT="+transport, "AUTH=sas", "EVENT_HUB="+strings.TrimSpace(stream))
+				s.finish(t)
+			})
+		}
+	}
 }

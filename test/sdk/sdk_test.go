@@ -116,8 +116,9 @@ func TestModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	transports := []string{"mqtt", "mqtt-ws", "amqp", "amqp-ws"}
 	var modules, routes []string
-	for _, transport := range []string{"mqtt", "mqtt-ws"} {
+	for _, transport := range transports {
 		for _, name := range []string{"probe-" + transport, "echo-" + transport} {
 			modules = append(modules, fmt.Sprintf(`%q: {"type": "process", "status": "running", "restartPolicy": "always",
 				"settings": {"command": "node", "args": [%q]},
@@ -131,7 +132,7 @@ func TestModule(t *testing.T) {
 	h.Deploy(t, "gateway-1", "{"+strings.Join(modules, ",")+"}", "{"+strings.Join(routes, ",")+"}")
 	e := rig.StartEdge(t, h, rig.EdgeOptions{Device: "gateway-1", Host: gatewayName,
 		MQTT: gatewayIP + ":8883", AMQP: gatewayIP + ":5671", HTTPS: gatewayIP + ":443"})
-	for _, transport := range []string{"mqtt", "mqtt-ws"} {
+	for _, transport := range transports {
 		t.Run(transport, func(t *testing.T) {
 			defer func() {
 				for _, name := range []string{"probe-", "echo-"} {
