@@ -7,19 +7,22 @@ import (
 	"time"
 )
 
-// Bounds of the refusals written for one remote host.
+// Bounds of the refusals written in a period: for one remote host, and for all, since a
+// peer may have as many addresses as it likes.
 const (
 	refusalPeriod = 10 * time.Second
 	refusalLines  = 20
-	refusalHosts  = 4096
+	refusalTotal  = 1000
 )
 
 // Refusals writes lines about peers that were turned away, so that one peer cannot
 // flood the log. The zero value is ready.
 type Refusals struct {
-	mu    sync.Mutex
-	start time.Time
-	lines map[string]int
+	mu         sync.Mutex
+	start      time.Time
+	lines      map[string]int // written, by host
+	total      int            // of them
+	suppressed int
 }
 
 // Warn writes a line about the peer at remote, unless that has caused too many lately.
@@ -43,12 +46,15 @@ func (r *Refusals) allow(remote string, now time.Time) (ok bool, suppressed int)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lines == nil || now.Sub(r.start) >= refusalPeriod || len(r.lines) >= refusalHosts {
-		for _, n := range r.lines {
-			suppressed += max(0, n-refusalLines)
-		}
-		r.start, r.lines = now, map[string]int{}
+	if r.lines == nil || now.Sub(r.start) >= refusalPeriod {
+		suppressed = r.suppressed
+		r.start, r.lines, r.total, r.suppressed = now, map[string]int{}, 0, 0
+	}
+	if r.lines[host] >= refusalLines || r.total >= refusalTotal {
+		r.suppressed++
+		return false, 0
 	}
 	r.lines[host]++
-	return r.lines[host] <= refusalLines, suppressed
+	r.total++
+	return true, suppressed
 }
