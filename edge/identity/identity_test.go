@@ -475,5 +475,22 @@ func TestPace(t *testing.T) {
 		if err := p.wait(t.Context()); err != nil || time.Since(begin) > 0 {
 			t.Errorf("after a rest: %v", err)
 		}
+		// Calls that are given up take no turns from those that come.
+		for range paceBurst - 1 {
+			if err := p.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		for range 1000 {
+			if err := p.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		begin = time.Now()
+		if err := p.wait(t.Context()); err != nil || time.Since(begin) > paceEvery {
+			t.Errorf("after 1000 calls that were given up: %v, %v", time.Since(begin), err)
+		}
 	})
 }

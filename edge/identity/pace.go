@@ -22,8 +22,12 @@ type pace struct {
 
 func newPace() pace { return pace{now: time.Now} }
 
-// wait returns when it is the caller's turn.
+// wait returns when it is the caller's turn. Whose ctx ends before takes none: else what
+// is tried again and given up again would put off its own next turn for ever.
 func (p *pace) wait(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	p.mu.Lock()
 	now := p.now()
 	if p.spent.Before(now) {
@@ -41,6 +45,9 @@ func (p *pace) wait(ctx context.Context) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
+		p.mu.Lock()
+		p.spent = p.spent.Add(-paceEvery)
+		p.mu.Unlock()
 		return context.Cause(ctx)
 	}
 }
