@@ -103,8 +103,8 @@ func TestEvents(t *testing.T) {
 	if out := h.Must(t, "events", "--since", "1h", "--count", "1", "-o", "yaml"); !strings.HasPrefix(out, "---\n") {
 		t.Errorf("YAML events begin with %.40q", out)
 	}
-	h.Run(t, "events", "--since", "yesterday").Refused(t, 1, "yesterday")
-	h.Run(t, "events", "--module", "mod").Refused(t, 1, "module needs device")
+	h.Run(t, "events", "--since", "yesterday").Refused(t, 2, "yesterday")
+	h.Run(t, "events", "--module", "mod").Refused(t, 2, "--module needs --device")
 
 	// A reader that goes away ends the program without noise.
 	torn := watch("--since", "1h")

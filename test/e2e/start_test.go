@@ -153,8 +153,8 @@ func TestHubAddressesAndLock(t *testing.T) {
 	a := run(append(taken, "--data", other)...)
 	a.Stderr = a.Stderr[strings.LastIndex(strings.TrimSpace(a.Stderr), "\n")+1:] // after what it logs
 	a.Refused(t, 1, h.MQTT, "another program uses that port", "--mqtt")
-	run(append(free, "--data", other, "--hostname", "https://x")...).Refused(t, 1, "host name")
-	run(append(free, "--data", other, "--retention", "1s")...).Refused(t, 1, "events must be kept")
+	run(append(free, "--data", other, "--hostname", "https://x")...).Refused(t, 2, "host name")
+	run(append(free, "--data", other, "--retention", "1s")...).Refused(t, 2, "events must be kept")
 }
 
 // TestTornEdgeQueue does to a gateway what TestTornHubLog does to a hub.
