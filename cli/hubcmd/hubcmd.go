@@ -48,8 +48,8 @@ func run(env *Env) *cobra.Command {
 			"  selvedge hub run --https 127.0.0.1:8443    # without root",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := server.New(cfg, env.Log())
-			if err != nil {
-				return err
+			if err != nil { // all of the configuration comes from flags
+				return show.Usagef("%v", err)
 			}
 			return edgecmd.Serve(cmd.Context(), s, func() {
 				if err := remember(cfg.DataDir, s.Addresses()); err != nil {
