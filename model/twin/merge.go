@@ -1,6 +1,9 @@
 package twin
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // Merge gives doc with patch laid over it (device-protocol 9.4.2): objects merge
 // at every level, null deletes its key, anything else replaces. A patch below a
@@ -74,7 +77,7 @@ func (v Value) same(w Value) bool {
 	}
 	switch v.kind {
 	case scalar:
-		return v.raw == w.raw
+		return v.raw == w.raw || sameText(v.raw, w.raw)
 	case array:
 		if len(v.items) != len(w.items) {
 			return false
@@ -88,6 +91,16 @@ func (v Value) same(w Value) bool {
 		return v.child.same(w.child)
 	}
 	return true
+}
+
+// sameText says whether two scalars are one string, spelled with other escapes.
+func sameText(a, b string) bool {
+	if a[0] != '"' || b[0] != '"' || strings.IndexByte(a, '\\') < 0 && strings.IndexByte(b, '\\') < 0 {
+		return false
+	}
+	text := unquote(a)
+	// Halves of surrogate pairs all decode to this.
+	return text == unquote(b) && !strings.ContainsRune(text, utf8.RuneError)
 }
 
 func (o *Object) same(p *Object) bool {

@@ -121,6 +121,36 @@ func nested(depth int) string {
 	return strings.Repeat(`{"a":`, depth) + `{"a":1}` + strings.Repeat("}", depth)
 }
 
+// TestEqualWhateverTheSpelling: encoding/json writes <, > and & as escapes, so what comes
+// back from a disk is spelled otherwise and says the same.
+func TestEqualWhateverTheSpelling(t *testing.T) {
+	o, err := Parse([]byte(`{"a":"x > 1 && \"y\"","b":["<",{"c":"é"}],"d":{"e":"\/"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !Equal(o, kept) || Diff(o, kept).Len() != 0 || Diff(kept, o).Len() != 0 {
+		t.Errorf("%s\nand %s differ by %s", o.AppendJSON(nil), kept.AppendJSON(nil), Diff(o, kept).AppendJSON(nil))
+	}
+	for _, pair := range [][2]string{{`"\u003c"`, `"\u003e"`}, {`"\ud800"`, `"\ud801"`}, {`"1"`, `1`}, {`"\u0061"`, `"b"`}, {`"\u0061"`, `["a"]`}} {
+		a, err1 := Parse([]byte(`{"k":` + pair[0] + `}`))
+		b, err2 := Parse([]byte(`{"k":` + pair[1] + `}`))
+		if err1 != nil || err2 != nil {
+			continue // refused, which is right too
+		}
+		if Equal(a, b) {
+			t.Errorf("%s and %s are the same", pair[0], pair[1])
+		}
+	}
+}
+
 func TestLimits(t *testing.T) {
 	long := strings.Repeat("x", 4096)
 	for name, c := range map[string]struct {
