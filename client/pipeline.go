@@ -33,6 +33,7 @@ type pipeline struct {
 	under    int         // messages under way
 	bytes    int         // of them
 	ended    error       // the connection is over
+	failed   error       // a shipment failed that may be sent again, so what follows it fails too
 	settling bool        // someone calls the done functions
 }
 
@@ -202,14 +203,20 @@ func (p *pipeline) settle() {
 	p.settling = true
 	for len(p.queue) > 0 {
 		s := p.queue[0]
-		err, whole := s.err, s.open == 0
+		err := s.err
 		switch {
-		case whole:
+		case p.failed != nil:
+			err = p.failed
+		case s.open == 0:
 		case p.ended != nil:
 			err = p.ended
 		default:
 			p.settling = false
 			return
+		}
+		fails := err != nil && p.failed == nil && !isRefused(err)
+		if fails {
+			p.failed = err
 		}
 		p.queue[0] = nil
 		if p.queue = p.queue[1:]; len(p.queue) == 0 {
@@ -217,8 +224,8 @@ func (p *pipeline) settle() {
 		}
 		p.mu.Unlock()
 		s.done(err)
-		if whole && err != nil && !isRefused(err) {
-			p.a.c.end(err) // so that nothing more gets before what is sent again
+		if fails {
+			p.a.c.end(err)
 		}
 		p.mu.Lock()
 	}

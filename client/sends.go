@@ -94,14 +94,21 @@ func (q *sends) next(ctx context.Context) (*sending, bool) {
 	}
 }
 
-// ended takes p, the oldest, out: it is acknowledged or, with an error, refused for
-// good.
+// ended takes p out: it is acknowledged or, with an error, refused for good. That may
+// be told late, when a later connection has p again, and so more than once.
 func (q *sends) ended(p *sending, err error) {
 	q.mu.Lock()
-	q.handed--
-	q.remove(0)
+	i := slices.Index(q.queue, p)
+	if i >= 0 {
+		if i < q.handed {
+			q.handed--
+		}
+		q.remove(i)
+	}
 	q.mu.Unlock()
-	p.done(err)
+	if i >= 0 {
+		p.done(err)
+	}
 }
 
 // remove takes the n-th out. The caller holds q.mu.
