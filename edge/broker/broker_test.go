@@ -352,18 +352,21 @@ func TestSettings(t *testing.T) {
 	s, err := parseSettings([]byte(`{"schemaVersion":"1.3","$version":7,"mqttBroker":{"bridges":[]},"integrity":{},
 		"storeAndForwardConfiguration":{"timeToLiveSecs":60,"storeLimits":{"maxSizeBytes":1}},
 		"routes":{"b":"FROM /* INTO $upstream","blank":"  ","gone":null,
-			"a":{"route":"FROM /* INTO $upstream","priority":3,"timeToLiveSecs":5}}}`))
+			"a":{"route":"FROM /* INTO $upstream","priority":3,"timeToLiveSecs":5},
+			"c":{"route":"FROM /* INTO $upstream","priority":2000000000}}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ttl != time.Minute || len(s.routes) != 2 {
+	if s.ttl != time.Minute || len(s.routes) != 3 {
 		t.Fatalf("%+v", s)
 	}
 	if a := s.routes[0]; a.Name != "a" || a.Priority != 3 || a.TTL != 5*time.Second {
 		t.Errorf("%+v", a)
 	}
-	if b := s.routes[1]; b.Priority != 10 || b.TTL != 0 {
-		t.Errorf("%+v", b)
+	for _, r := range s.routes[1:] {
+		if r.Priority != 10 || r.TTL != 0 {
+			t.Errorf("%+v", r)
+		}
 	}
 	for ttl, want := range map[string]time.Duration{"-1": 0, "0": 1, "7200": 2 * time.Hour} {
 		s, err := parseSettings([]byte(`{"schemaVersion":"1.0","routes":null,"storeAndForwardConfiguration":{"timeToLiveSecs":` + ttl + `}}`))

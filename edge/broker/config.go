@@ -15,6 +15,9 @@ import (
 // defaultTTL is how long messages are kept when the deployment does not say.
 const defaultTTL = 7200 * time.Second
 
+// lowestPriority is what tools write for a route that has no priority (edge-runtime 1.7).
+const lowestPriority = 2000000000
+
 // settings is what the desired properties of $edgeHub ask for (edge-runtime 1.7).
 type settings struct {
 	routes []route.Def
@@ -110,10 +113,13 @@ func parseRoute(name string, raw json.RawMessage, minor int) (route.Def, error) 
 	d.Text = *o.Route
 	if o.Priority != nil {
 		p, err := o.Priority.Int64()
-		if err != nil || p < 0 || p > 9 {
+		switch {
+		case err == nil && p == lowestPriority:
+		case err == nil && p >= 0 && p <= 9:
+			d.Priority = uint8(p)
+		default:
 			return d, refused("route %q: priority %s is not a whole number from 0 to 9", name, *o.Priority)
 		}
-		d.Priority = uint8(p)
 	}
 	if o.TTL != nil {
 		ttl, err := o.TTL.Int64()
