@@ -49,7 +49,7 @@ func TestBodyTimeLimit(t *testing.T) {
 // Who is refused before the body was looked at hears that at once, and holds nothing.
 func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = limitBody(w, r, time.Minute)
+		_ = limitBody(w, r, time.Minute)
 		http.Error(w, "no", http.StatusUnauthorized)
 	}))
 	defer srv.Close()

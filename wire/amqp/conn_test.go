@@ -262,7 +262,6 @@ type batching struct {
 	rounds   atomic.Int32
 	pending  []Delivery
 	receiver *Receiver
-	sizes    chan int
 }
 
 func (b *batching) Idle(c *Conn) {

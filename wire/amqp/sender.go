@@ -288,11 +288,9 @@ func (s *Sender) wakeLocked() {
 
 // onLinkFlow takes the credit in p (2.6.7). It says whether Ready is due.
 func (s *Sender) onLinkFlow(p *flow) (ready bool) {
-	count := s.count
+	var count uint32 // that of our attach, when the peer has not seen it yet
 	if p.hasCount {
 		count = p.count
-	} else {
-		count = 0 // the peer has not seen our attach, whose count was that
 	}
 	s.drain = p.drain
 	s.credit = 0
