@@ -6,7 +6,7 @@
 # round, and what counts is the median of the rounds and its ratio to `loadgen null
 # -wal`, which syncs and does nothing else. BENCH_DUR (8s) is the time measured,
 # BENCH_DIR a directory on a real disk for data (/tmp), BENCH_ONLY a pattern of
-# scenarios to keep.
+# scenarios to keep: ingest, routed, amqp.
 set -euo pipefail
 { # read whole before it runs, since a run takes long and files change
 
@@ -21,6 +21,11 @@ cd "$(dirname "$0")/.."
 if ! command -v mosquitto >/dev/null; then
   [ "$(id -u)" = 0 ] || { echo "bench: mosquitto is needed; install it, or run this as root" >&2; exit 1; }
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto >/dev/null
+fi
+if [[ amqp =~ $ONLY ]] && ! command -v rabbitmq-server >/dev/null; then
+  [ "$(id -u)" = 0 ] || { echo "bench: rabbitmq-server is needed; install it, or run this as root" >&2; exit 1; }
+  # RUNLEVEL: the package is not to start a server of its own.
+  apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server >/dev/null
 fi
 
 T=$(mktemp -d -p "${BENCH_DIR:-/tmp}" selvedge-bench.XXXXXX)
@@ -164,7 +169,6 @@ edge_up() { # the hub rests on the generator's core
 }
 
 rabbit_up() { # Debian's, with its AMQP 1.0 plug-in; a queue that is named is durable
-  command -v rabbitmq-server >/dev/null || die "rabbitmq is needed for these scenarios: apt-get install rabbitmq-server"
   mkdir -p "$T/run"
   echo '[rabbitmq_amqp1_0].' >"$T/run/plugins"
   printf '%s\n' "listeners.tcp.default = 127.0.0.1:$RABBIT" "distribution.listener.interface = 127.0.0.1" "log.console = false" >"$T/run/rabbit.conf"
