@@ -89,7 +89,7 @@ type Config struct {
 
 	// Window and WindowBytes bound what is under way to one input of a module
 	// without being acknowledged.
-	Window      int // messages, 64 when zero
+	Window      int // messages, 256 when zero
 	WindowBytes int // 1 MiB when zero
 
 	// Refresh is called when the hub says that identities changed: a list of
@@ -142,7 +142,7 @@ type routing struct {
 // New makes a broker with the routes that were in force last. As long as there never
 // were any it takes no messages, so that none is lost for want of a route.
 func New(cfg Config) (*Broker, error) {
-	cfg.Window = cmp.Or(cfg.Window, 64)
+	cfg.Window = cmp.Or(cfg.Window, 256)
 	cfg.WindowBytes = cmp.Or(cfg.WindowBytes, 1<<20)
 	b := &Broker{
 		cfg: cfg, log: cfg.Log,

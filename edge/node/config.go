@@ -90,7 +90,7 @@ type Upstream struct {
 // Default is the configuration of an empty file.
 func Default() Config {
 	return Config{
-		Broker: Broker{MQTT: ":8883", AMQP: ":5671", HTTPS: ":443", MaxConnections: 1000, Window: 64},
+		Broker: Broker{MQTT: ":8883", AMQP: ":5671", HTTPS: ":443", MaxConnections: 1000, Window: 256},
 		Store:  Store{MaxBytes: 2 << 30},
 	}
 }
