@@ -279,7 +279,7 @@ func start(t testing.TB, dir string, tune ...func(*Config)) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, dir: dir, q: q, store: store, parent: newParent(q), done: make(chan error, 1)}
-	cfg := Config{Device: "edge1", Auth: anyone{}, Queue: q, Store: store, Parent: w.parent, Log: slog.New(slog.DiscardHandler), Version: "test"}
+	cfg := Config{Device: "edge1", Auth: anyone{}, Queue: q, Store: store, Parent: w.parent, Log: slog.New(slog.DiscardHandler), Version: "test", Window: 64}
 	for _, f := range tune {
 		f(&cfg)
 	}
